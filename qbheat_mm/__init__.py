@@ -1,0 +1,10 @@
+"""QB-Heat for MMPretrain and MMDetection. Importing it registers every component."""
+
+from . import compat
+
+compat.apply()
+
+from . import datasets, engine, models  # noqa: E402
+from .version import __version__  # noqa: E402
+
+__all__ = ['__version__', 'datasets', 'engine', 'models']

@@ -1,0 +1,3 @@
+from .backbones import MobileFormer
+
+__all__ = ['MobileFormer']

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    lines = (here / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(('#', '-'))]
+
+
+version = {}
+exec((here / 'qbheat_mm' / 'version.py').read_text(), version)
+
+setup(
+    name='qbheat_mm',
+    version=version['__version__'],
+    description='QB-Heat, self-supervised learning based on the heat equation, for MMPretrain and MMDetection',
+    long_description=(here / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['qbheat_mm', 'qbheat_mm.*']),
+    # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither
+    # is a hard requirement: pick one, `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]`.
+    install_requires=['pycocotools', 'safetensors'],
+    extras_require={
+        'onedl': requirements('onedl'),
+        'openmmlab': requirements('openmmlab'),
+        'demo': requirements('demo'),
+        'tests': requirements('tests'),
+    },
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)
