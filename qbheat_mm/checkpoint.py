@@ -48,8 +48,8 @@ def read_checkpoint(path: str | Path) -> dict:
             f'"{path}" is not a file of plain weights ({reason[0]}); nothing in it was executed. Export its weights '
             'as tensors where you trust it.'
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f'"{path}" is damaged or not a checkpoint: {error}') from error
+    except Exception as error:  # torch's reader meets broken bytes with whatever they lead to
+        raise CheckpointError(f'"{path}" is damaged or not a checkpoint ({type(error).__name__}: {error}).') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'"{path}" holds a {type(content).__name__}, not a dict of weights.')
     return content

@@ -1,0 +1,3 @@
+from .quarter_mask import QuarterMask
+
+__all__ = ['QuarterMask']

@@ -1,0 +1,7 @@
+from .calibrate_bn_hook import CalibrateBNHook
+from .finite_loss_hook import FiniteLossHook
+from .plain_checkpoint_hook import PlainCheckpointHook
+from .skipped_pictures_hook import SkippedPicturesHook
+from .validate_first_hook import ValidateFirstHook
+
+__all__ = ['CalibrateBNHook', 'FiniteLossHook', 'PlainCheckpointHook', 'SkippedPicturesHook', 'ValidateFirstHook']

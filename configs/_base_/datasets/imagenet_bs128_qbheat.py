@@ -1,0 +1,33 @@
+# ImageNet-1k's training pictures without their labels: DATA_ROOT holds train/, as in mmpretrain.
+img_size = 224
+stride = 16
+
+train_pipeline = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(
+        type='RandomResizedCrop',
+        scale=img_size,
+        crop_ratio_range=(0.2, 1.0),
+        backend='pillow',
+        interpolation='bicubic',
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='QuarterMask', input_size=img_size, stride=stride),
+    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+]
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='FolderDataset',
+        data_root='{{$DATA_ROOT:data/imagenet}}',
+        data_prefix='train',
+        with_label=False,
+        pipeline=train_pipeline,
+    ),
+)

@@ -1,0 +1,9 @@
+# default_runtime.py for MMDetection's classes.
+_base_ = './default_runtime.py'
+
+default_scope = 'mmdet'
+default_hooks = dict(visualization=dict(_delete_=True, type='DetVisualizationHook'))
+custom_hooks = [dict(type='PlainCheckpointHook'), dict(type='FiniteLossHook')]
+visualizer = dict(
+    _delete_=True, type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer'
+)

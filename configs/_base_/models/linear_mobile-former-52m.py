@@ -1,0 +1,26 @@
+# A linear probe: the backbone is frozen, all that learns is one linear layer on its pooled features.
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(
+        num_classes=1000,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True,
+    ),
+    backbone=dict(
+        type='MobileFormer',
+        arch='52m',
+        output_stride=16,
+        frozen_stages=4,
+        init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.'),
+    ),
+    # What MAE's readers expect of a linear probe: normalise without affine parameters, then one linear layer.
+    neck=[dict(type='GlobalAveragePooling'), dict(type='ClsBatchNormNeck', input_features=96)],
+    head=dict(
+        type='LinearClsHead',
+        num_classes=1000,
+        in_channels=96,
+        loss=dict(type='CrossEntropyLoss'),
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01),
+    ),
+)

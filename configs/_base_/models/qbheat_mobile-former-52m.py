@@ -1,0 +1,21 @@
+# 52m at output stride 16: 224 px give a map of 14 x 14 features, a quarter of it is 7 x 7.
+model = dict(
+    type='QBHeat',
+    img_size=224,
+    data_preprocessor=dict(
+        type='SelfSupDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        non_blocking=True,
+    ),
+    backbone=dict(type='MobileFormer', arch='52m', output_stride=16),
+    neck=dict(type='HeatNeck', in_channels=96),
+    head=dict(
+        type='PixelHead',
+        patch_size=16,
+        norm_pix=True,
+        decoder=dict(type='PixelDecoder', in_channels=96, mixer='attention', embed_dims=192, depth=2, num_heads=6),
+        loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+    ),
+)

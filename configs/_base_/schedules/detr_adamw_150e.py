@@ -1,0 +1,13 @@
+# DETR's 150 epochs; the backbone is frozen, so there is no learning rate of its own.
+max_epochs = 150
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+)
+param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1)]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+# 8 GPUs with 2 pictures each
+auto_scale_lr = dict(base_batch_size=16, enable=True)

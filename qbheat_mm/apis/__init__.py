@@ -1,0 +1,3 @@
+from .inferencer import QBHeatInferencer
+
+__all__ = ['QBHeatInferencer']

@@ -1,0 +1,86 @@
+"""Fitting a config to the machine it runs on; what tools/train.py and tools/test.py share."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+
+def notice(text: str) -> None:
+    """One line to the terminal and, once there is one, the log."""
+    print_log(f'qbheat_mm: {text}', logger='current')
+
+
+def fit_to_machine(cfg: Config) -> None:
+    """Make ``cfg`` run on this machine, with a line of notice for each change.
+
+    Without a GPU mixed precision becomes float32 (mmengine's AmpOptimWrapper asserts a GPU) and SyncBatchNorm becomes
+    BatchNorm (it refuses CPU tensors). With one, mixed precision that names no dtype takes bfloat16 where the device
+    has it, and float16 with dynamic loss scaling otherwise.
+    """
+    on_gpu = torch.cuda.is_available()
+    named = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    if not on_gpu and named not in ('', '-1'):
+        notice(f'CUDA_VISIBLE_DEVICES={named} names a GPU, but none can be used here; running on the CPU.')
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper':
+        if on_gpu:
+            choose_precision(wrapper)
+        else:
+            wrapper['type'] = 'OptimWrapper'
+            for key in ('dtype', 'loss_scale', 'use_fsdp'):
+                wrapper.pop(key, None)
+            notice('mixed precision needs a GPU; training in float32.')
+    if not on_gpu and _replace_sync_bn(cfg.get('model')):
+        notice('SyncBatchNorm needs GPUs; using BatchNorm.')
+
+
+def choose_precision(wrapper: dict) -> None:
+    """Fill in the dtype of an AmpOptimWrapper config that names none."""
+    if wrapper.get('dtype') is None:
+        wrapper['dtype'] = 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
+    if wrapper['dtype'] == 'bfloat16':
+        wrapper['loss_scale'] = dict(enabled=False)  # bfloat16 has float32's range
+    notice(f'mixed precision in {wrapper["dtype"]}.')
+
+
+def _replace_sync_bn(node) -> bool:
+    """Turn every SyncBN config below ``node`` into BN; whether there was one."""
+    if isinstance(node, dict):
+        found = node.get('type') in ('SyncBN', 'MMSyncBN', 'NaiveSyncBN')
+        if found:
+            node['type'] = 'BN'
+        return any([_replace_sync_bn(value) for value in node.values()]) or found
+    if isinstance(node, (list, tuple)):
+        return any([_replace_sync_bn(value) for value in node])
+    return False
+
+
+def init_process_group_on_cpu(launcher: str) -> None:
+    """Make the gloo process group before mmengine's Runner does.
+
+    mmengine 0.10 calls torch.cuda.set_device for ``--launcher pytorch`` without asking whether there is a GPU; it
+    leaves a process group alone that exists.
+    """
+    if launcher == 'pytorch' and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+
+
+def complete_dataloaders(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:
+    """Fill in what a dataloader config leaves out, as mmpretrain's tools do."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        defaults = ConfigDict(pin_memory=torch.cuda.is_available(), persistent_workers=True)
+        if cfg.get('default_scope') == 'mmpretrain':
+            defaults.collate_fn = dict(type='default_collate')
+        for key, value in defaults.items():
+            loader.setdefault(key, value)
+        if not pin_memory:
+            loader.pin_memory = False
+        if not persistent_workers or loader.get('num_workers', 0) == 0:
+            loader.persistent_workers = False

@@ -1,0 +1,3 @@
+from .pixel_head import PixelDecoder, PixelHead
+
+__all__ = ['PixelDecoder', 'PixelHead']

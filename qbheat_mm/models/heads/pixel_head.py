@@ -1,0 +1,152 @@
+"""From the feature map of the whole picture to pixels, and the loss on the masked ones."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.cnn.bricks.transformer import FFN
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from mmpretrain.models.heads import MAEPretrainHead
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+class LocalLayer(BaseModule):
+    """The feed-forward half of a pre-norm transformer layer: every position by itself."""
+
+    def __init__(self, embed_dims: int, feedforward_channels: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(embed_dims)
+        self.ffn = FFN(embed_dims, feedforward_channels, act_cfg=dict(type='GELU'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        return self.ffn(self.ln(x), identity=x)
+
+
+@MODELS.register_module()
+class PixelDecoder(BaseModule):
+    """Decode a feature map into one patch of pixels a position.
+
+    The paper's decoder is not known; size and form are our choice.
+
+    Args:
+        in_channels: Channels C of the features.
+        grid_size: Side of the (square) feature map in cells.
+        patch_size: Side of a position's patch in pixels: the backbone's output stride.
+        mixer: ``'attention'``, pre-norm transformer layers over the whole map, or ``'local'``, the same without
+            attention: no position sees another.
+        embed_dims: Width D.
+        depth: Layers.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the feed-forward networks, in widths.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid_size: int,
+        patch_size: int = 16,
+        mixer: str = 'attention',
+        embed_dims: int = 192,
+        depth: int = 2,
+        num_heads: int = 6,
+        mlp_ratio: int = 4,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if mixer not in ('attention', 'local'):
+            raise ValueError(f"PixelDecoder: mixer='{mixer}' is neither 'attention' nor 'local'.")
+        self.in_channels = in_channels
+        self.embed = nn.Linear(in_channels, embed_dims)
+        position = build_2d_sincos_position_embedding(grid_size, embed_dims)
+        self.register_buffer('position', position, persistent=False)  # (1, L, D)
+        hidden = mlp_ratio * embed_dims
+        self.layers = nn.Sequential(
+            *(
+                TransformerEncoderLayer(embed_dims, num_heads, hidden)
+                if mixer == 'attention'
+                else LocalLayer(embed_dims, hidden)
+                for _ in range(depth)
+            )
+        )
+        self.norm = nn.LayerNorm(embed_dims)
+        self.pixels = nn.Linear(embed_dims, 3 * patch_size**2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, H W, 3 patch_size^2), pixels in the order row, column, channel."""
+        x = self.embed(features.flatten(2).mT) + self.position
+        return self.pixels(self.norm(self.layers(x)))
+
+
+@MODELS.register_module()
+class PixelHead(MAEPretrainHead):
+    """MAE's pixel targets and loss, on a map of features instead of a list of visible tokens.
+
+    Args:
+        decoder: Config of the decoder, ``PixelDecoder``, without ``grid_size`` and ``patch_size``.
+        img_size: Side of the pictures in pixels.
+        loss: Config of the loss per pixel; mmpretrain's ``PixelReconstructionLoss`` averages over masked patches.
+        norm_pix: Normalise each target patch to mean 0 and variance 1, as MAE does.
+        patch_size: Side of a patch in pixels.
+    """
+
+    def __init__(self, decoder: dict, img_size: int, loss: dict, norm_pix: bool = True, patch_size: int = 16) -> None:
+        super().__init__(loss=loss, norm_pix=norm_pix, patch_size=patch_size)
+        self.decoder = MODELS.build(dict(decoder, patch_size=patch_size, grid_size=img_size // patch_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, H W, 3 patch_size^2), in float32."""
+        return self.decoder(features).float()
+
+    def loss(self, features: Tensor, images: Tensor, masked: Tensor) -> dict[str, Tensor]:
+        """The loss on masked patches.
+
+        Args:
+            features: (N, C, H, W), of the whole picture.
+            images: (N, 3, H patch_size, W patch_size), normalised by the data preprocessor.
+            masked: (N, H W), True where the patch is hidden from the encoder.
+
+        Returns:
+            ``loss``, a scalar.
+        """
+        pred = self(features)
+        with torch.autocast(images.device.type, enabled=False):
+            target = self.construct_target(images.float())
+            return dict(loss=self.loss_module(pred, target, masked))
+
+    def sample_losses(self, pred: Tensor, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """Per picture, the loss of a prediction beside that of the best constant per patch.
+
+        Args:
+            pred: (N, L, D), what :meth:`forward` returned.
+            images: (N, 3, H, W), normalised.
+            masked: (N, L).
+
+        Returns:
+            Two tensors (N,), means over the masked patches: of ``pred``, and of each patch's own mean, which is the
+            best that one number a patch can do (with ``norm_pix``, about 1).
+        """
+        target = self.construct_target(images.float())
+        constant = target.mean(dim=-1, keepdim=True).expand_as(target)
+        weight = masked / masked.sum(1, keepdim=True)
+        return tuple((self.loss_module.penalty(each, target).mean(-1) * weight).sum(1) for each in (pred, constant))
+
+    def to_pixels(self, pred: Tensor, images: Tensor) -> Tensor:
+        """Predicted patches as a picture.
+
+        With ``norm_pix`` a patch is predicted up to its mean and contrast, which are taken from ``images``.
+
+        Args:
+            pred: (N, L, D).
+            images: (N, 3, H, W), normalised by the data preprocessor.
+
+        Returns:
+            (N, 3, H, W), normalised like ``images``.
+        """
+        if self.norm_pix:
+            patches = self.patchify(images.float())
+            mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+            pred = pred * (variance + 1e-6).sqrt() + mean
+        return self.unpatchify(pred)

@@ -1,0 +1,3 @@
+from .heat_neck import HeatNeck
+
+__all__ = ['HeatNeck']

@@ -1,0 +1,182 @@
+"""QB-Heat: encode one quarter, extrapolate its features linearly to the other three, decode pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from ...datasets.transforms.quarter_mask import whole_quarter_sizes
+
+
+@MODELS.register_module()
+class QBHeat(BaseSelfSupervisor):
+    """`Self-Supervised Learning based on Heat Equation <https://arxiv.org/abs/2211.13228>`_.
+
+    Args:
+        backbone: Any backbone of mmpretrain with a spatial output; it sees the visible quarter alone.
+        neck: ``HeatNeck``.
+        head: ``PixelHead``.
+        img_size: Side of the square pictures in pixels.
+        feature_index: Which of the backbone's outputs is extrapolated.
+        data_preprocessor: Defaults to mmpretrain's ``SelfSupDataPreprocessor``.
+        init_cfg: Initialisation.
+
+    Raises:
+        ValueError: If the backbone cannot encode a quarter of ``img_size`` to whole features, or the parts do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        img_size: int = 224,
+        feature_index: int = -1,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        stride = head['patch_size']
+        if img_size % (2 * stride):
+            raise ValueError(
+                f'img_size={img_size} does not divide into quarters of whole {stride}-px features; '
+                f'{whole_quarter_sizes(img_size, stride)} would do.'
+            )
+        head = dict(head, img_size=img_size)
+        super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.img_size = img_size
+        self.stride = stride
+        self.feature_index = feature_index
+        self._try_quarter()
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
+        """The masked reconstruction loss.
+
+        Args:
+            inputs: (N, 3, H, W), normalised, H = W = ``img_size``.
+            data_samples: Each with ``visible_origin``, from ``QuarterMask``.
+
+        Returns:
+            ``loss``, and what else the neck or head adds by name.
+        """
+        origin = self._origins(inputs, data_samples)
+        latent = self.encode_visible(inputs, origin)
+        features = self.neck(latent, origin)
+        return self.head.loss(features, inputs, self._masked(origin))
+
+    def encode_visible(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        """(N, 3, H, W) and the blocks' places (N, 2) -> features (N, C, h, w) of the visible block alone."""
+        visible = crop_blocks(inputs, origin * self.stride, self.img_size // 2)
+        return self.backbone(visible)[self.feature_index]
+
+    def forward(self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'):
+        """As in every self-supervised model, and ``mode='predict'``, see :meth:`predict`."""
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, data_samples: list[DataSample]) -> list[DataSample]:
+        """Reconstruct pictures from one quarter.
+
+        Args:
+            inputs: (N, 3, H, W), normalised.
+            data_samples: Each with ``visible_origin``.
+
+        Returns:
+            The samples with ``reconstruction`` (3, H, W), pixel values of 0 to 255 in the channel order of the
+            normalised input, the visible quarter copied in, and the metrics ``masked_loss`` and ``constant_loss``
+            (the best constant per patch).
+        """
+        origin = self._origins(inputs, data_samples)
+        masked = self._masked(origin)
+        pred = self.head(self.neck(self.encode_visible(inputs, origin), origin))
+        masked_loss, constant_loss = self.head.sample_losses(pred, inputs, masked)
+        pixels = self.head.to_pixels(pred, inputs)
+        hidden = masked.view(len(masked), 1, *[self.img_size // self.stride] * 2).float()
+        pixels = torch.where(F.interpolate(hidden, scale_factor=self.stride) > 0, pixels, inputs.float())
+        pixels = self.to_pixels(pixels).clamp(0, 255)
+        for i, sample in enumerate(data_samples):
+            sample.set_field(pixels[i], 'reconstruction')
+            sample.set_field(float(masked_loss[i]), 'masked_loss', field_type='metainfo')
+            sample.set_field(float(constant_loss[i]), 'constant_loss', field_type='metainfo')
+        return data_samples
+
+    def to_pixels(self, inputs: Tensor) -> Tensor:
+        """Undo the data preprocessor's normalisation: (N, 3, H, W) -> values of 0 to 255."""
+        if not self.data_preprocessor._enable_normalize:
+            return inputs
+        return inputs * self.data_preprocessor.std + self.data_preprocessor.mean
+
+    def _origins(self, inputs: Tensor, data_samples: list[DataSample]) -> Tensor:
+        if tuple(inputs.shape[-2:]) != (self.img_size, self.img_size):
+            raise ValueError(
+                f'QBHeat was built for {self.img_size} px (img_size) but the pipeline gives '
+                f'{inputs.shape[-1]} x {inputs.shape[-2]} px pictures.'
+            )
+        if not all('visible_origin' in sample for sample in data_samples):
+            raise KeyError(
+                "QBHeat needs `visible_origin`: put QuarterMask into the pipeline and 'visible_origin' into the "
+                'meta_keys of PackInputs.'
+            )
+        return torch.tensor([sample.visible_origin for sample in data_samples], device=inputs.device)
+
+    def _masked(self, origin: Tensor) -> Tensor:
+        """(N, 2) -> (N, L), True where a cell of the map is hidden."""
+        cells = self.img_size // self.stride
+        offset = torch.arange(cells, device=origin.device) - origin[..., None]  # (N, 2, cells)
+        inside = (offset >= 0) & (offset < cells // 2)
+        return ~(inside[:, 0, :, None] & inside[:, 1, None, :]).flatten(1)
+
+    @torch.no_grad()
+    def _try_quarter(self) -> None:
+        """Run one empty quarter, so that what does not fit is refused when the model is built, not in training."""
+        quarter, cells = self.img_size // 2, self.img_size // 2 // self.stride
+        name = type(self.backbone).__name__
+        training = self.backbone.training
+        self.backbone.eval()  # not chained: mmpretrain's backbones return None
+        try:
+            feature = self.backbone(torch.zeros(1, 3, quarter, quarter))[self.feature_index]
+        except Exception as error:
+            raise ValueError(f'{name} cannot encode a quarter of {quarter} x {quarter} px: {error}') from error
+        self.backbone.train(training)
+        if not isinstance(feature, Tensor) or feature.ndim != 4:
+            found = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
+            raise ValueError(
+                f'{name} gives {found} for a quarter; QBHeat needs a feature map (N, C, h, w). For a transformer look '
+                "for an option like out_type='featmap'."
+            )
+        if tuple(feature.shape[2:]) != (cells, cells):
+            raise ValueError(
+                f'{name} turns a quarter of {quarter} px into {feature.shape[3]} x {feature.shape[2]} features, but '
+                f'patch_size={self.stride} of the head wants {cells} x {cells}: give the head the stride of the '
+                f'output feature_index={self.feature_index}, or the backbone another output (out_indices, '
+                'output_stride).'
+            )
+        wanted = {
+            'neck.in_channels': self.neck.in_channels,
+            'head.decoder.in_channels': self.head.decoder.in_channels,
+        }
+        for field, channels in wanted.items():
+            if channels != feature.shape[1]:
+                raise ValueError(f'{name} gives {feature.shape[1]} channels, but {field}={channels}.')
+
+
+def crop_blocks(images: Tensor, origin: Tensor, size: int) -> Tensor:
+    """Cut one square block out of each picture, without a loop or a host synchronisation.
+
+    Args:
+        images: (N, C, H, W).
+        origin: (N, 2), row and column of the block's top left pixel.
+        size: Side of the block.
+
+    Returns:
+        (N, C, size, size).
+    """
+    steps = torch.arange(size, device=images.device)
+    rows, columns = (origin[:, i, None] + steps for i in (0, 1))  # (N, size) each
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

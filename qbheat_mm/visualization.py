@@ -1,0 +1,36 @@
+"""Pictures of reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+COLUMNS = ('original', 'visible', 'reconstruction')
+
+
+def draw_reconstructions(results: Sequence[dict[str, np.ndarray]], rows: int | None = None) -> Image.Image:
+    """One row a picture: original, visible quarter, reconstruction, with a heading.
+
+    Args:
+        results: What ``QBHeatInferencer`` returns.
+        rows: Pictures below each other; the rest goes beside them. Defaults to all in one column.
+
+    Returns:
+        The picture.
+    """
+    size, gap, heading = results[0]['original'].shape[0], 6, 22
+    rows = rows or len(results)
+    groups = -(-len(results) // rows)
+    group_width = len(COLUMNS) * (size + gap) + gap
+    canvas = Image.new('RGB', (groups * group_width + gap, heading + rows * (size + gap)), 'white')
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for group in range(groups):
+        for column, name in enumerate(COLUMNS):
+            x = gap + group * group_width + column * (size + gap)
+            title = 'visible quarter' if name == 'visible' else name
+            draw.text((x + size / 2, heading / 2), title, fill='black', font=font, anchor='mm')
+            for row, result in enumerate(results[group * rows : (group + 1) * rows]):
+                canvas.paste(Image.fromarray(result[name]), (x, heading + row * (size + gap)))
+    return canvas

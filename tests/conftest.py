@@ -1,0 +1,36 @@
+"""What every test needs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')  # the tests are for the CPU
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import write_pictures
+from mmengine.registry import DefaultScope, init_default_scope
+
+import qbheat_mm  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _mmpretrain_scope():
+    init_default_scope('mmpretrain')
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Eight pictures in two class folders."""
+    for i, name in enumerate(('cat', 'dog')):
+        write_pictures(tmp_path / 'pictures' / name, 4, seed=i)
+    return tmp_path / 'pictures'

@@ -1,0 +1,74 @@
+"""Small things that many tests need: pictures, a tiny backbone, a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Four stages at strides 4 to 32 with 8 to 20 channels: a Mobile-Former in everything but its size.
+TINY_ARCH = dict(
+    stem_channels=8,
+    token_dims=16,
+    num_tokens=2,
+    blocks=[(2, 8, 2, 0), (2, 8, 1, 2), (2, 12, 2, 2), (2, 16, 2, 2), (2, 16, 1, 2), (2, 20, 2, 2)],
+)
+
+
+def write_pictures(folder: Path, count: int, size: int = 64, seed: int = 0, suffix: str = '.jpg') -> list[Path]:
+    """Smooth random pictures, so that JPEG keeps them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        paths.append(folder / f'{i:03d}{suffix}')
+        small.resize((size, size), Image.Resampling.BICUBIC).save(paths[-1])
+    return paths
+
+
+def qbheat_config(img_size: int = 64, **head) -> dict:
+    """A QB-Heat model on the tiny backbone."""
+    decoder = dict(type='PixelDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)
+    return dict(
+        type='QBHeat',
+        img_size=img_size,
+        data_preprocessor=dict(
+            type='SelfSupDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+        ),
+        backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
+        neck=dict(type='HeatNeck', in_channels=20),
+        head=dict(
+            type='PixelHead',
+            patch_size=16,
+            decoder=decoder | head.pop('decoder', {}),
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+            **head,
+        ),
+    )
+
+
+def build_qbheat(**kwargs):
+    torch.manual_seed(0)
+    model = MODELS.build(qbheat_config(**kwargs))
+    model.init_weights()
+    return model
+
+
+def samples_at(origins: list[tuple[int, int]]) -> list[DataSample]:
+    """Data samples whose visible block lies at these cells."""
+    samples = []
+    for origin in origins:
+        sample = DataSample()
+        sample.set_field(origin, 'visible_origin', field_type='metainfo')
+        samples.append(sample)
+    return samples

@@ -1,0 +1,109 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from helpers import build_qbheat, qbheat_config, samples_at
+from mmpretrain.registry import MODELS
+
+from qbheat_mm.models.selfsup.qbheat import crop_blocks
+
+CORNERS = list(itertools.product((0, 2), (0, 2)))
+
+
+def test_crop_blocks_is_slicing():
+    images = torch.randn(3, 3, 16, 16)
+    origin = torch.tensor([[0, 0], [8, 3], [5, 8]])
+    blocks = crop_blocks(images, origin, 8)
+    for image, (row, column), block in zip(images, origin, blocks):
+        assert torch.equal(block, image[:, row : row + 8, column : column + 8])
+
+
+@pytest.mark.parametrize('origin', CORNERS)
+def test_encoder_sees_the_visible_quarter_alone(origin):
+    model = build_qbheat()
+    images = torch.randn(2, 3, 64, 64)
+    row, column = (16 * cell for cell in origin)
+    changed = torch.randn_like(images)
+    changed[..., row : row + 32, column : column + 32] = images[..., row : row + 32, column : column + 32]
+    origins = torch.tensor([origin, origin])
+    assert torch.equal(model.encode_visible(images, origins), model.encode_visible(changed, origins))
+
+
+@pytest.mark.parametrize('origin', [*CORNERS, (1, 1)])
+def test_masked_is_the_rest(origin):
+    model = build_qbheat()
+    expected = np.ones((4, 4), bool)
+    expected[origin[0] : origin[0] + 2, origin[1] : origin[1] + 2] = False
+    assert np.array_equal(model._masked(torch.tensor([origin])).view(4, 4).numpy(), expected)
+
+
+def test_loss_reaches_every_part():
+    model = build_qbheat()
+    model(torch.randn(4, 3, 64, 64), samples_at(CORNERS), mode='loss')['loss'].backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    # The last stage's biases before a softmax over positions cancel; nothing else is without a gradient.
+    assert [name for name in without if 'neck' in name or 'head' in name or '.0.weight' in name] == []
+
+
+def test_a_few_steps_on_one_batch_reduce_the_loss():
+    model = build_qbheat()
+    images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = model.loss(images, samples)['loss']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_predict_keeps_the_visible_pixels_and_the_colours():
+    model = build_qbheat().eval()
+    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)  # BGR, as loaded
+    data = model.data_preprocessor(dict(inputs=pictures, data_samples=samples_at([(0, 2)])), False)
+    (sample,) = model(**data, mode='predict')
+    rgb = pictures[0].flip(0).float()
+    torch.testing.assert_close(sample.reconstruction[:, :32, 32:], rgb[:, :32, 32:], rtol=0, atol=1e-3)
+    assert not torch.allclose(sample.reconstruction[:, 32:], rgb[:, 32:], atol=1)
+    assert sample.reconstruction.min() >= 0
+    assert sample.reconstruction.max() <= 255
+    assert 0.9 < sample.constant_loss < 1.1  # normalised patches
+
+
+@pytest.mark.parametrize(('size', 'remedy'), [(200, '192 or 224'), (65, '64 or 96'), (20, '32')])
+def test_size_without_whole_quarters_is_refused_with_those_that_would_do(size, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        MODELS.build(qbheat_config(img_size=size))
+
+
+def test_parts_that_do_not_fit_are_refused():
+    config = qbheat_config()
+    config['neck']['in_channels'] = 7
+    with pytest.raises(ValueError, match=r'20 channels, but neck\.in_channels=7'):
+        MODELS.build(config)
+    config = qbheat_config()
+    config['head']['decoder']['in_channels'] = 7
+    with pytest.raises(ValueError, match=r'20 channels, but head\.decoder\.in_channels=7'):
+        MODELS.build(config)
+    config = qbheat_config()
+    config['backbone']['output_stride'] = 32
+    with pytest.raises(ValueError, match='1 x 1 features, but patch_size=16'):
+        MODELS.build(config)
+
+
+def test_vision_transformer_without_a_map_is_refused_with_the_option():
+    config = qbheat_config()
+    config['backbone'] = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=16)
+    with pytest.raises(ValueError, match="out_type='featmap'"):
+        MODELS.build(config)
+
+
+def test_pipeline_and_model_must_agree():
+    model = build_qbheat()
+    with pytest.raises(ValueError, match='built for 64 px'):
+        model.loss(torch.randn(1, 3, 96, 96), samples_at([(0, 0)]))
+    with pytest.raises(KeyError, match='QuarterMask'):
+        model.loss(torch.randn(1, 3, 64, 64), [type(samples_at([(0, 0)])[0])()])

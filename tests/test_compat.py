@@ -1,0 +1,101 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from qbheat_mm import compat
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, check=False)
+
+
+def test_import_without_openmmlab_says_what_to_install():
+    result = run_python("""
+        import sys
+        sys.modules['mmengine'] = None
+        import qbheat_mm
+    """)
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith('ImportError: qbheat_mm needs mmengine')
+    assert 'requirements/onedl.txt' in message
+    assert 'requirements/openmmlab.txt' in message
+
+
+def test_versions_that_refuse_each_other_say_what_to_install():
+    result = run_python("""
+        import mmcv
+        mmcv.__version__ = '1.7.0'
+        import qbheat_mm
+    """)
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith('ImportError: mmpretrain refuses the versions installed here: MMCV==1.7.0')
+    assert 'requirements/onedl.txt' in message
+
+
+def test_import_does_without_mmdet():
+    result = run_python("""
+        import sys
+        sys.modules['mmdet'] = None
+        import qbheat_mm
+        print('fine')
+    """)
+    assert result.stdout.strip().endswith('fine'), result.stderr
+
+
+def test_everything_imports_without_compiled_ops_and_a_missing_op_says_so():
+    result = run_python("""
+        import importlib.machinery, sys
+
+        class Hide(importlib.machinery.PathFinder):
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                if name == 'mmcv._ext':
+                    return None
+                return super().find_spec(name, path, target)
+
+        sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
+        import qbheat_mm, mmdet.models, torch
+        from importlib.util import find_spec
+        from mmcv.ops import nms
+        from qbheat_mm import compat
+        assert find_spec('mmcv._ext') is not None
+        assert not compat.has_compiled_ops()
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    """)
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith('RuntimeError: The op "nms" needs the compiled ops of mmcv'), result.stderr
+    assert 'Remedy' in message
+
+
+def test_real_ops_are_left_alone(monkeypatch):
+    real = object()
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', real)
+    compat.provide_mmcv_ops()
+    assert sys.modules['mmcv._ext'] is real
+    assert compat.has_compiled_ops()
+
+
+@pytest.mark.parametrize(('installed', 'switched_off'), [('5.1.0', True), ('4.57.0', False)])
+def test_multimodal_models_are_off_from_transformers_5_on(installed, switched_off):
+    result = run_python(f"""
+        import importlib.metadata as metadata
+        from importlib.util import module_from_spec, spec_from_file_location
+        original = metadata.distribution
+
+        class Fake:
+            version = {installed!r}
+
+        metadata.distribution = lambda name: Fake() if name == 'transformers' else original(name)
+        import mmpretrain
+        from mmpretrain.utils import dependency
+        assert dependency.WITH_MULTIMODAL  # pycocotools is there, and transformers seems to be
+        spec = spec_from_file_location('compat', {compat.__file__!r})
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.disable_multimodal_models() == {switched_off}
+        print(dependency.WITH_MULTIMODAL)
+    """)
+    assert result.stdout.split()[-1] == str(not switched_off), result.stderr
+    assert ('switched off' in result.stderr) == switched_off

@@ -1,0 +1,36 @@
+"""Pictures in, pictures out: original, visible quarter, reconstruction.
+
+python tools/analysis_tools/reconstruct.py CONFIG CHECKPOINT PICTURES... --out reconstruction.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qbheat_mm.apis import QBHeatInferencer
+from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
+from qbheat_mm.visualization import draw_reconstructions
+
+
+def main() -> None:
+    """Parse the command line, reconstruct, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('pictures', nargs='+', help='picture files, or one folder')
+    parser.add_argument('--out', type=Path, default=Path('reconstruction.png'))
+    parser.add_argument('--visible', choices=[*CORNERS, 'corner', 'center', 'random'], default='top_left')
+    parser.add_argument('--limit', type=int, default=16, help='pictures to draw at the most')
+    parser.add_argument('--device', help='cuda, cpu, ...; the GPU where there is one')
+    args = parser.parse_args()
+    inferencer = QBHeatInferencer(args.config, args.checkpoint, args.device)
+    pictures = inferencer._inputs_to_list(args.pictures if len(args.pictures) > 1 else args.pictures[0])
+    results = inferencer.reconstruct(pictures[: args.limit], visible=args.visible)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_reconstructions(results, rows=min(len(results), 8)).save(args.out)
+    print(f'wrote {args.out}: {len(results)} of {len(pictures)} pictures')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,73 @@
+"""Evaluate a checkpoint with any config of this project, or any other of MMPretrain and MMDetection."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import mmengine
+from mmengine.config import Config, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, init_process_group_on_cpu
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where metrics and logs go; default work_dirs/<name of the config>')
+    parser.add_argument('--out', help='write the metrics (.json) or, with --out-item pred, the predictions (.pkl) here')
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics')
+    parser.add_argument('--amp', action='store_true', help='test in mixed precision')
+    parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th picture')
+    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override fields of the config'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Bring the command line into the config."""
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show_dir:
+        cfg.default_hooks.visualization.update(interval=args.interval)
+        if cfg.get('default_scope') == 'mmdet':
+            cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
+        else:
+            cfg.default_hooks.visualization.update(enable=True, out_dir=args.show_dir)
+    complete_dataloaders(cfg, not args.no_pin_memory)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def main() -> None:
+    """Build the runner and test."""
+    args = parse_args()
+    cfg = merge_args(Config.fromfile(args.config), args)
+    fit_to_machine(cfg)
+    init_process_group_on_cpu(cfg.launcher)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()
