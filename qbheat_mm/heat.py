@@ -163,7 +163,7 @@ class CommutingGenerators(nn.Module):
 
     Args:
         channels: C.
-        num_generators: How many share the basis; 2, along x and along y, as a rule.
+        num_generators: How many share the basis: as a rule 2, the first along x, the second along y.
 
     Raises:
         ValueError: If either is less than 1.

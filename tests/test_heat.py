@@ -19,9 +19,7 @@ from qbheat_mm.heat import (
     propagator,
 )
 
-settings.register_profile('heat', max_examples=40, deadline=None)
-settings.load_profile('heat')
-
+often = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 channels = st.integers(1, 7)
 displacements = st.floats(-2, 2)
@@ -61,6 +59,7 @@ def _relative(actual, expected):
 # --- propagator ------------------------------------------------------------------------------------------------------
 
 
+@often
 @given(seeds, channels, displacements, displacements)
 def test_exp_composes_and_inverts(seed, size, a, b):
     generator = _matrix(size, seed)
@@ -70,6 +69,7 @@ def test_exp_composes_and_inverts(seed, size, a, b):
     torch.testing.assert_close(P_a @ propagator(generator, -a, 'exp'), identity, rtol=1e-10, atol=1e-10)
 
 
+@often
 @given(seeds, channels, displacements)
 def test_exp_is_scipys_and_the_eigenvalue_formula(seed, size, d):
     generator = _matrix(size, seed)
@@ -80,6 +80,7 @@ def test_exp_is_scipys_and_the_eigenvalue_formula(seed, size, d):
     torch.testing.assert_close(actual, by_eigenvalues.real, rtol=1e-8, atol=1e-8)
 
 
+@often
 @given(seeds, channels, st.sampled_from([-1.0, 0.5, 1.0]))
 def test_sub_steps_converge_to_exp_at_first_order(seed, size, d):
     generator = _matrix(size, seed)
@@ -89,6 +90,7 @@ def test_sub_steps_converge_to_exp_at_first_order(seed, size, d):
     assert half < 0.05
 
 
+@often
 @given(seeds, channels, displacements)
 def test_euler_is_one_sub_step_and_n_are_their_product(seed, size, d):
     generator = _matrix(size, seed)
@@ -98,6 +100,7 @@ def test_euler_is_one_sub_step_and_n_are_their_product(seed, size, d):
     torch.testing.assert_close(propagator(generator, d, 3), third @ third @ third)
 
 
+@often
 @given(seeds, schemes)
 def test_propagator_of_batches_is_that_of_each(seed, scheme):
     generators = _randn(3, 4, 4, seed=seed)
@@ -125,6 +128,7 @@ def test_propagator_keeps_float32_under_autocast(scheme):
     torch.testing.assert_close(actual, propagator(generator, 1, scheme), rtol=0, atol=0)
 
 
+@often
 @given(seeds, channels, displacements, displacements, schemes)
 def test_order_of_the_diagonal_matters_exactly_when_generators_do_not_commute(seed, size, dx, dy, scheme):
     A, B = _commuting_pair(size, seed)
@@ -159,6 +163,7 @@ def test_propagator_refuses(generator, displacement, scheme, error, message):
 # --- the coupled equation --------------------------------------------------------------------------------------------
 
 
+@often
 @given(seeds, channels)
 def test_fields_satisfy_the_coupled_heat_equation(seed, size):
     A, B = _commuting_pair(size, seed)
@@ -271,6 +276,7 @@ def test_real_eigenvalues_alone_leave_a_wave_equation():
     assert (torch.linalg.eigvals(laplacian_coupling(*module())).real < 0).all()
 
 
+@often
 @given(seeds, channels)
 def test_basis_is_orthogonal_and_eigenvalues_are_the_named_ones(seed, size):
     basis = orthogonal_basis(10 * _randn(size, size, seed=seed))
@@ -319,6 +325,7 @@ def _fields(A, B, scheme='exp', displacement=1, cells=4, count=None, seed=0):
     return torch.cat(rows, dim=1).permute(0, 3, 1, 2)
 
 
+@often
 @given(seeds, channels, schemes, st.sampled_from([1, 2]))
 def test_fit_recovers_the_generators(seed, size, scheme, d):
     A, B = _commuting_pair(size, seed)
@@ -380,6 +387,7 @@ def _r2(prediction, target):
     return float(1 - residual / (target - target.mean((0, 2, 3), keepdim=True)).square().sum())
 
 
+@often
 @given(seeds)
 def test_fit_and_r2_are_those_of_a_direct_computation(seed):
     mean = 2 * _randn(3, 1, 1, seed=seed)
@@ -408,6 +416,7 @@ def test_white_noise_has_no_law_on_held_out_pictures():
     assert fit.copy_r2_x == pytest.approx(-1, abs=0.02)
 
 
+@often
 @given(seeds, channels)
 def test_derivative_relation_is_that_of_the_generators(seed, size):
     A, B = _commuting_pair(size, seed)
