@@ -66,7 +66,6 @@ def test_missing_checkpoint_names_the_field():
         pretrained('nowhere.pth')
 
 
-
 def test_nothing_in_a_checkpoint_is_executed(checkpoint, tmp_path):
     marker = tmp_path / 'executed'
 

@@ -1,0 +1,177 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY_ARCH, qbheat_config, write_pictures
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+
+from qbheat_mm.checkpoint import read_checkpoint
+from qbheat_mm.engine.hooks import FiniteLossHook, PlainCheckpointHook
+
+PIPELINE = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+    dict(type='QuarterMask', input_size=64),
+    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+]
+
+
+def build_runner(work_dir, pictures, name, **kwargs) -> Runner:
+    """A QB-Heat run of a few iterations."""
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(type='FolderDataset', data_root=str(pictures), with_label=False, pipeline=PIPELINE),
+    )
+    cfg = dict(
+        model=qbheat_config(),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        default_scope='mmpretrain',
+        custom_hooks=[dict(type='PlainCheckpointHook'), dict(type='FiniteLossHook'), dict(type='SkippedPicturesHook')],
+        randomness=dict(seed=0),
+        work_dir=str(work_dir),
+        experiment_name=name,
+    )
+    return Runner.from_cfg(Config(dict(cfg, **kwargs)))
+
+
+def test_checkpoints_are_plain_and_resume(tmp_path):
+    write_pictures(tmp_path / 'pictures', 8)
+    build_runner(tmp_path / 'run', tmp_path / 'pictures', 'plain').train()
+    content = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')  # weights_only=True
+    losses = content['message_hub']['log_scalars']['train/loss']['log_history']
+    assert len(losses) == 2
+    assert all(type(loss) is float for loss in losses)
+
+    runner = build_runner(
+        tmp_path / 'run', tmp_path / 'pictures', 'resumed', resume=True, train_cfg=dict(by_epoch=True, max_epochs=2)
+    )
+    runner.train()
+    assert runner.iter == 4
+    buffer = runner.message_hub.get_scalar('train/loss')
+    assert buffer.data[0][:2].tolist() == losses
+
+
+def test_numpy_values_become_plain_ones_and_others_stay():
+    checkpoint = dict(
+        state_dict=dict(weight=torch.ones(1)),
+        optimizer=dict(state=torch.ones(1)),
+        meta=dict(score=np.float64(0.5), classes=('cat', 'dog'), mean=np.arange(2)),
+        message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])), runtime_info=dict(), resumed_keys=dict()),
+    )
+    hook = PlainCheckpointHook()
+    hook.before_save_checkpoint(None, checkpoint)
+    assert type(checkpoint['meta']['score']) is float
+    assert checkpoint['meta'] == dict(score=0.5, classes=('cat', 'dog'), mean=[0, 1])
+    hook.after_load_checkpoint(None, checkpoint)
+    assert checkpoint['message_hub']['log_scalars']['loss'].mean() == 1.0
+
+
+def test_checkpoints_of_stock_runs_pass():
+    buffer = HistoryBuffer([1.0], [1])
+    checkpoint = dict(message_hub=dict(log_scalars=dict(loss=buffer)))
+    PlainCheckpointHook().after_load_checkpoint(None, checkpoint)
+    assert checkpoint['message_hub']['log_scalars']['loss'] is buffer
+    PlainCheckpointHook().after_load_checkpoint(None, dict(state_dict=dict()))
+
+
+def test_a_run_skips_broken_pictures_and_names_them(tmp_path):
+    write_pictures(tmp_path / 'pictures', 7)
+    (tmp_path / 'pictures' / 'broken.jpg').write_text('no picture')
+    build_runner(tmp_path / 'run', tmp_path / 'pictures', 'skips').train()
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert '1 of 8 pictures could not be read and were skipped' in log
+    assert 'broken.jpg' in log
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(tmp_path):
+    write_pictures(tmp_path / 'pictures', 8)
+    runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', 'nan')
+    with torch.no_grad():
+        runner.model.neck.generator_x.fill_(float('nan'))
+    with pytest.raises(FloatingPointError, match=r'The loss is nan at iteration 2 \(epoch 1.*none yet'):
+        runner.train()
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
+    runner = SimpleNamespace(
+        iter=9,
+        epoch=3,
+        work_dir=str(tmp_path),
+        train_dataloader=range(100),
+        optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[1e-3])),
+    )
+    hook = FiniteLossHook(interval=5)
+    hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(1.0)))
+    with pytest.raises(FloatingPointError, match=r'inf at iteration 10 .*epoch_3\.pth'):
+        hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(float('inf'))))
+
+
+def test_calibration_gives_the_backbone_the_statistics_of_its_data():
+    MMLogger.get_instance('calibration', logger_name='calibration')
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
+            backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
+        )
+    )
+    pictures = torch.rand(8, 3, 64, 64) * 10
+    data = torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=8)
+    weights = {name: value.clone() for name, value in model.backbone.named_parameters()}
+    hook = HOOKS.build(dict(type='CalibrateBNHook', num_samples=8))
+    hook.before_train(SimpleNamespace(iter=0, model=model, train_dataloader=data))
+    norm = model.backbone.stem[1]
+    torch.testing.assert_close(norm.running_mean, model.backbone.stem[0](pictures).mean((0, 2, 3)))
+    assert not norm.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.backbone.named_parameters())
+
+    with torch.no_grad():
+        norm.running_mean.zero_()
+    hook.before_train(SimpleNamespace(iter=5, model=model, train_dataloader=data))
+    assert not norm.running_mean.any()  # a resumed run keeps its statistics
+
+
+def test_validation_before_training_opens_the_curve(tmp_path):
+    write_pictures(tmp_path / 'pictures', 8)
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(
+            type='FolderDataset',
+            data_root=str(tmp_path / 'pictures'),
+            with_label=False,
+            test_mode=True,
+            pipeline=PIPELINE,
+        ),
+    )
+    build_runner(
+        tmp_path / 'run',
+        tmp_path / 'pictures',
+        'first',
+        val_dataloader=loader,
+        val_cfg=dict(),
+        val_evaluator=dict(type='ReconstructionLoss'),
+        custom_hooks=[dict(type='ValidateFirstHook'), dict(type='PlainCheckpointHook')],
+    ).train()
+    (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    records = [json.loads(line) for line in scalars.read_text().splitlines()]
+    curve = [(r['step'], r['reconstruction/masked_loss']) for r in records if 'reconstruction/masked_loss' in r]
+    assert [step for step, _ in curve] == [0, 1]
