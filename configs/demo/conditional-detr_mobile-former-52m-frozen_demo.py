@@ -7,12 +7,12 @@ _base_ = [
 
 img_size = 192
 max_epochs = 20
-width = 128
+width = 256  # mmdet's Conditional DETR takes no other
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}/detection/'
 metainfo = dict(classes=('astronaut', 'chelsea', 'coffee', 'stereo_motorcycle'))
 
 attention = dict(embed_dims=width, num_heads=8, attn_drop=0.0)
-ffn = dict(embed_dims=width, feedforward_channels=4 * width, ffn_drop=0.0)
+ffn = dict(embed_dims=width, feedforward_channels=2 * width, ffn_drop=0.0)
 model = dict(
     type='ConditionalDETR',
     num_queries=30,

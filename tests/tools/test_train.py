@@ -1,0 +1,83 @@
+"""tools/train.py as people run it: from a shell, interrupted, on a machine without a GPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import ROOT, qbheat_config, write_pictures
+
+CONFIG = """
+_base_ = ['{root}/configs/_base_/default_runtime.py']
+model = {model}
+train_dataloader = dict(
+    batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='FolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline=[
+        dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+        dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+        dict(type='QuarterMask', input_size=64),
+        dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+    ]))
+optim_wrapper = dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A user's own config in a folder of its own, and pictures."""
+    write_pictures(tmp_path / 'photos', 8)
+    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=qbheat_config()))
+    return tmp_path
+
+
+def train(project, *options: str, **env: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools/train.py'), str(project / 'config.py'), '--work-dir', 'run', *options],
+        cwd=project,
+        env=dict(os.environ, DATA_ROOT=str(project / 'photos'), OMP_NUM_THREADS='1', **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_an_amp_config_runs_without_a_gpu_and_says_so(project):
+    process = train(project, '--cfg-options', 'train_cfg.max_epochs=1', CUDA_VISIBLE_DEVICES='0')
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    if torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    assert output.count('mixed precision needs a GPU; training in float32') == 1
+    assert output.count('CUDA_VISIBLE_DEVICES=0 names a GPU, but none can be used here; running on the CPU') == 1
+
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_from_its_last_checkpoint(project, how):
+    process = train(project, '--cfg-options', 'train_cfg.max_epochs=10000')
+    deadline = time.monotonic() + 300
+    while not (project / 'run' / 'epoch_2.pth').exists():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    last = int((project / 'run' / 'last_checkpoint').read_text().strip().rpartition('epoch_')[2].removesuffix('.pth'))
+
+    process = train(project, '--resume', '--cfg-options', f'train_cfg.max_epochs={last + 1}')
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    assert f'resumed epoch: {last}' in output
+    assert f'Epoch(train) [{last}]' not in output
+    assert f'[{last + 1}][2/2]' in output
+
+
+def test_a_missing_folder_ends_with_its_name(project):
+    process = train(project, '--cfg-options', 'train_dataloader.dataset.data_root=/no/such/folder')
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert 'There is no folder "/no/such/folder" to take pictures from' in output.strip().splitlines()[-1]
