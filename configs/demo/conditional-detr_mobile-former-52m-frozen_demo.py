@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/detection_runtime.py',
 ]
 
-img_size = 192
+img_size = 160
 max_epochs = 20
 width = 256  # mmdet's Conditional DETR takes no other
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}/detection/'
@@ -15,15 +15,15 @@ attention = dict(embed_dims=width, num_heads=8, attn_drop=0.0)
 ffn = dict(embed_dims=width, feedforward_channels=2 * width, ffn_drop=0.0)
 model = dict(
     type='ConditionalDETR',
-    num_queries=30,
+    num_queries=20,
     backbone=dict(arch='52m'),
-    neck=dict(in_channels=[96], out_channels=width),
+    neck=dict(in_channels=[96], out_channels=width, norm_cfg=dict(type='GN', num_groups=32)),
     encoder=dict(
-        num_layers=2,
+        num_layers=1,
         layer_cfg=dict(self_attn_cfg=dict(embed_dims=width, dropout=0.0), ffn_cfg=ffn),
     ),
     decoder=dict(
-        num_layers=3,
+        num_layers=2,
         layer_cfg=dict(
             self_attn_cfg=dict(_delete_=True, cross_attn=False, **attention),
             cross_attn_cfg=dict(_delete_=True, cross_attn=True, **attention),
@@ -93,7 +93,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=4e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[16], gamma=0.1),
+    dict(type='CosineAnnealingLR', by_epoch=True, end=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 auto_scale_lr = dict(enable=False)

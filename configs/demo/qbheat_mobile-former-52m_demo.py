@@ -1,7 +1,7 @@
 # The demo's pre-training: 52m, 128 px, a quarter of 4 x 4 features, minutes on two cores.
 _base_ = [
     '../_base_/models/qbheat_mobile-former-52m.py',
-    '../_base_/default_runtime.py',
+    '../_base_/qbheat_runtime.py',
 ]
 
 img_size = 128
@@ -76,5 +76,6 @@ custom_hooks = [
     dict(type='PlainCheckpointHook'),
     dict(type='FiniteLossHook', interval=10),
     dict(type='SkippedPicturesHook'),
+    dict(type='HeatStatisticsHook'),
     dict(type='ValidateFirstHook'),
 ]

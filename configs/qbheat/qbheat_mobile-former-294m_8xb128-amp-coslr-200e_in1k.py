@@ -2,5 +2,5 @@ _base_ = [
     '../_base_/models/qbheat_mobile-former-294m.py',
     '../_base_/datasets/imagenet_bs128_qbheat.py',
     '../_base_/schedules/adamw_coslr_200e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/qbheat_runtime.py',
 ]

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/qbheat_mobile-former-52m.py',
     '../_base_/datasets/folder_bs64_qbheat.py',
     '../_base_/schedules/adamw_coslr_200e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/qbheat_runtime.py',
 ]
 
 max_epochs = 100

@@ -1,3 +1,3 @@
-from .inferencer import QBHeatInferencer
+from .inferencer import QBHeatInferencer, list_pictures
 
-__all__ = ['QBHeatInferencer']
+__all__ = ['QBHeatInferencer', 'list_pictures']

@@ -11,13 +11,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor
 
 from ..checkpoint import load_pretrained
 from ..datasets.folder import EXTENSIONS
+from ..models import QBHeat
 
 
 class QBHeatInferencer(BaseInferencer):
@@ -27,8 +28,9 @@ class QBHeatInferencer(BaseInferencer):
     >>> inferencer('photo.jpg')[0]['reconstruction']  # (H, W, 3), RGB
 
     Args:
-        config: A QB-Heat config, or its file. Config text inside a checkpoint, which is Python, is never executed.
-        checkpoint: Weights of the whole model; None keeps the initial ones.
+        config: A QB-Heat config, its file, or a model. Config text inside a checkpoint, which is Python, is never
+            executed.
+        checkpoint: Weights of the whole model; None keeps those it has.
         device: Defaults to the GPU where there is one.
 
     Raises:
@@ -37,17 +39,21 @@ class QBHeatInferencer(BaseInferencer):
 
     preprocess_kwargs = {'visible'}
 
-    def __init__(self, config: str | Config, checkpoint: str | None = None, device: str | None = None) -> None:
-        cfg = Config.fromfile(config) if isinstance(config, (str, Path)) else config
-        init_default_scope('mmpretrain')
-        model = MODELS.build(cfg.model)
+    def __init__(self, config: str | Config | QBHeat, checkpoint: str | None = None, device: str | None = None) -> None:
+        if isinstance(config, QBHeat):
+            model = config
+        else:
+            cfg = Config.fromfile(config) if isinstance(config, (str, Path)) else config
+            with DefaultScope.overwrite_default_scope('mmpretrain'):
+                model = MODELS.build(cfg.model)
+            model._config = cfg
         if checkpoint is not None:
             load_pretrained(model, checkpoint)
-        model._config = cfg  # where mmpretrain's inferencers keep it
+        model._config = getattr(model, '_config', None)  # where mmpretrain's inferencers keep it
         super().__init__(model, pretrained=None, device=device or get_device())
 
     def reconstruct(self, inputs, visible: str = 'top_left', batch_size: int = 8) -> list[dict[str, np.ndarray]]:
-        """The same as calling the inferencer.
+        """The same as calling the inferencer, which shows its progress.
 
         Args:
             inputs: A path, a folder, an array as OpenCV reads it (H, W, 3 in BGR), or a list of them.
@@ -58,25 +64,21 @@ class QBHeatInferencer(BaseInferencer):
             Per picture ``original``, ``visible`` (the rest grey) and ``reconstruction``, uint8 arrays (H, W, 3) in RGB
             with H = W = the model's ``img_size``, and the metrics ``masked_loss`` and ``constant_loss``.
         """
-        return self(inputs, visible=visible, batch_size=batch_size)
+        batches = self.preprocess(list_pictures(inputs), batch_size, visible)
+        return [result for batch in batches for result in self.forward(batch)]
 
     @torch.no_grad()
     def extract_feat(self, inputs, batch_size: int = 8) -> list[tuple[Tensor, ...]]:
         """Features of whole pictures: per picture what the backbone returns, without the batch dimension."""
         features = []
-        for data in self.preprocess(self._inputs_to_list(inputs), batch_size):
+        for data in self.preprocess(list_pictures(inputs), batch_size):
             pictures = self.model.data_preprocessor(data, False)['inputs']
             outs = self.model.extract_feat(pictures)
             features.extend(tuple(out[i] for out in outs) for i in range(len(pictures)))
         return features
 
     def _inputs_to_list(self, inputs) -> list:
-        if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
-            files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
-            if not files:
-                raise FileNotFoundError(f'There is no picture in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
-            return files
-        return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        return list_pictures(inputs)
 
     def _init_pipeline(self, cfg: Config) -> Callable:
         size = self.model.img_size
@@ -119,6 +121,24 @@ class QBHeatInferencer(BaseInferencer):
     def postprocess(self, preds: list[dict], visualization, return_datasamples: bool = False, **kwargs) -> list[dict]:
         """The results as they are."""
         return preds
+
+
+def list_pictures(inputs) -> list:
+    """A folder's pictures, in order and at any depth; a list as it is; anything else as a list of one.
+
+    Raises:
+        FileNotFoundError: If there is no picture in the folder, or no such file.
+    """
+    if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
+        files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise FileNotFoundError(f'There is no picture in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
+        return files
+    pictures = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    for picture in pictures:
+        if isinstance(picture, (str, Path)) and not Path(picture).is_file():
+            raise FileNotFoundError(f'There is no picture "{picture}".')
+    return pictures
 
 
 def _load(source: str | Path | np.ndarray) -> dict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm.apis import QBHeatInferencer
+from qbheat_mm.apis import QBHeatInferencer, list_pictures
 from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
 from qbheat_mm.visualization import draw_reconstructions
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument('--device', help='cuda, cpu, ...; the GPU where there is one')
     args = parser.parse_args()
     inferencer = QBHeatInferencer(args.config, args.checkpoint, args.device)
-    pictures = inferencer._inputs_to_list(args.pictures if len(args.pictures) > 1 else args.pictures[0])
+    pictures = list_pictures(args.pictures if len(args.pictures) > 1 else args.pictures[0])
     results = inferencer.reconstruct(pictures[: args.limit], visible=args.visible)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw_reconstructions(results, rows=min(len(results), 8)).save(args.out)

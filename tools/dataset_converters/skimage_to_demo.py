@@ -147,7 +147,7 @@ def make_demo_data(out: Path, seed: int = 0) -> None:
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
     write_crops(partial, dict(train=240, val=60), size=128, rng=rng)
-    write_detection(partial / 'detection', dict(train=400, val=80), size=192, rng=rng)
+    write_detection(partial / 'detection', dict(train=400, val=80), size=160, rng=rng)
     partial.rename(out)
 
 

@@ -1,7 +1,17 @@
 from .calibrate_bn_hook import CalibrateBNHook
 from .finite_loss_hook import FiniteLossHook
+from .heat_statistics_hook import HeatStatisticsHook
 from .plain_checkpoint_hook import PlainCheckpointHook
+from .reconstruction_hook import ReconstructionHook
 from .skipped_pictures_hook import SkippedPicturesHook
 from .validate_first_hook import ValidateFirstHook
 
-__all__ = ['CalibrateBNHook', 'FiniteLossHook', 'PlainCheckpointHook', 'SkippedPicturesHook', 'ValidateFirstHook']
+__all__ = [
+    'CalibrateBNHook',
+    'FiniteLossHook',
+    'HeatStatisticsHook',
+    'PlainCheckpointHook',
+    'ReconstructionHook',
+    'SkippedPicturesHook',
+    'ValidateFirstHook',
+]

@@ -7,14 +7,14 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...heat import propagator
+from ...heat import CommutingGenerators, check_scheme, commutator, propagator
 
 
 @MODELS.register_module()
 class HeatNeck(BaseModule):
     """Extrapolate features linearly, one block away in x, in y, and in both: z(x + dx, y + dy) = P_y P_x z(x, y).
 
-    P_x and P_y come from two learned C x C generators, z_x = A z and z_y = B z; the first-order scheme of the paper is
+    P_x and P_y come from learned C x C generators, z_x = A z and z_y = B z; the first-order scheme of the paper is
     P_x = I + dx A, P_y = I + dy B with dx, dy in {-1, 0, 1} in units of the block. The x step comes first, which
     matters as long as A and B do not commute. Every masked cell is reached from the visible cell exactly one block
     away, wherever the block lies.
@@ -23,19 +23,59 @@ class HeatNeck(BaseModule):
 
     Args:
         in_channels: Channels C of the features.
-        scheme: ``'euler'``, see :func:`qbheat_mm.heat.propagator`.
+        scheme: ``'euler'``, a number of Euler sub-steps, or ``'exp'``, see :func:`qbheat_mm.heat.propagator`; or
+            ``'none'``, the control without an equation: copies, nothing learned.
+        direction: ``'signed'``, one A and one B, and the sign of the displacement does left and up; or
+            ``'separate'``, a matrix of its own for right, left, down and up.
+        commute: ``'none'``; ``'penalty'``, which adds ||AB - BA||_F^2 to the losses as ``loss_commute``; or
+            ``'shared_basis'``, generators that commute by construction.
     """
 
-    def __init__(self, in_channels: int, scheme: str | int = 'euler', init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        scheme: str | int = 'euler',
+        direction: str = 'signed',
+        commute: str = 'none',
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
+        if direction not in ('signed', 'separate'):
+            raise ValueError(f"HeatNeck: direction='{direction}' is neither 'signed' nor 'separate'.")
+        if commute not in ('none', 'penalty', 'shared_basis'):
+            raise ValueError(f"HeatNeck: commute='{commute}' is not 'none', 'penalty' or 'shared_basis'.")
+        if scheme == 'none' and (direction, commute) != ('signed', 'none'):
+            raise ValueError("HeatNeck: scheme='none' learns nothing, so it takes neither direction nor commute.")
         self.in_channels = in_channels
-        self.scheme = scheme
-        self.generator_x = nn.Parameter(torch.zeros(in_channels, in_channels))
-        self.generator_y = nn.Parameter(torch.zeros(in_channels, in_channels))
+        self.scheme = scheme if scheme == 'none' else check_scheme(scheme)
+        self.direction = direction
+        self.commute = commute
+        per_axis = 1 if direction == 'signed' else 2
+        if commute == 'shared_basis':
+            self.commuting = CommutingGenerators(in_channels, 2 * per_axis)
+        elif scheme != 'none':
+            self.generator_x = nn.Parameter(torch.zeros(per_axis, in_channels, in_channels))
+            self.generator_y = nn.Parameter(torch.zeros(per_axis, in_channels, in_channels))
 
-    def generators(self) -> tuple[Tensor, Tensor]:
-        """A and B, each (C, C), per block of displacement."""
+    def generators(self) -> tuple[Tensor, Tensor] | None:
+        """A and B, each (k, C, C) per block of displacement; None where there are none.
+
+        k is 1 for ``signed``, and 2 for ``separate``: right and left, down and up.
+        """
+        if self.scheme == 'none':
+            return None
+        if self.commute == 'shared_basis':
+            return torch.stack(self.commuting()).chunk(2)
         return self.generator_x, self.generator_y
+
+    def propagators(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """P_x and P_y, each (2, C, C) in float32: one block forward, one block back."""
+        generators = self.generators()
+        if generators is None:
+            return None, None
+        back = -1.0 if self.direction == 'signed' else 1.0
+        displacement = torch.tensor([1.0, back], device=generators[0].device)
+        return tuple(propagator(each.float(), displacement, self.scheme) for each in generators)
 
     def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
         """Features of the visible block to features of the whole picture.
@@ -48,32 +88,39 @@ class HeatNeck(BaseModule):
             (N, C, 2h, 2w) in float32, in channels-last memory.
         """
         with torch.autocast(visible.device.type, enabled=False):
-            steps_x, steps_y = (
-                torch.stack([propagator(generator, step, self.scheme) for step in (1, -1)])
-                for generator in (each.float() for each in self.generators())
-            )
+            steps_x, steps_y = self.propagators()
             features = visible.float().permute(0, 2, 3, 1)
             features = _extrapolate(features, steps_x, origin[:, 1])
             features = _extrapolate(features.transpose(1, 2), steps_y, origin[:, 0]).transpose(1, 2)
             return features.permute(0, 3, 1, 2)
 
+    def losses(self) -> dict[str, Tensor]:
+        """What the neck adds to the losses by name: ``loss_commute`` with ``commute='penalty'``, else nothing."""
+        if self.commute != 'penalty':
+            return {}
+        a, b = (each.float() for each in self.generators())
+        with torch.autocast(a.device.type, enabled=False):
+            return dict(loss_commute=commutator(a[:, None], b[None]).square().sum())
 
-def _extrapolate(block: Tensor, steps: Tensor, start: Tensor) -> Tensor:
+
+def _extrapolate(block: Tensor, steps: Tensor | None, start: Tensor) -> Tensor:
     """Double the third dimension, taking each new cell from the block's cell exactly one block away.
 
     Args:
         block: (N, h, w, C), which covers the cells ``start`` to ``start + w`` of the doubled dimension.
-        steps: (2, C, C), the propagators one block forward and one block back.
+        steps: (2, C, C), the propagators one block forward and one block back; None copies.
         start: (N,), between 0 and w.
 
     Returns:
         (N, h, 2w, C).
     """
     width, channels = block.shape[2:]
-    # Three candidates a cell: as it is, moved forward, moved back; one matrix product for all positions.
-    moved = (block @ steps.flatten(0, 1).mT).unflatten(-1, (2, channels))
-    candidates = torch.cat([block, moved[..., 0, :], moved[..., 1, :]], dim=2)
     offset = torch.arange(2 * width, device=block.device) - start[:, None]  # (N, 2w), from -w to 2w - 1
-    displacement = offset.div(width, rounding_mode='floor')  # -1, 0 or 1 blocks
-    index = displacement.remainder(3) * width + offset.remainder(width)
-    return candidates.gather(2, index[:, None, :, None].expand(-1, block.shape[1], -1, channels))
+    index = offset.remainder(width)
+    if steps is not None:
+        # Three candidates a cell: as it is, moved forward, moved back; one matrix product for all positions.
+        moved = (block @ steps.flatten(0, 1).mT).unflatten(-1, (2, channels))
+        block = torch.cat([block, moved[..., 0, :], moved[..., 1, :]], dim=2)
+        displacement = offset.div(width, rounding_mode='floor')  # -1, 0 or 1 blocks
+        index = index + displacement.remainder(3) * width
+    return block.gather(2, index[:, None, :, None].expand(-1, block.shape[1], -1, channels))

@@ -65,7 +65,7 @@ class QBHeat(BaseSelfSupervisor):
         origin = self._origins(inputs, data_samples)
         latent = self.encode_visible(inputs, origin)
         features = self.neck(latent, origin)
-        return self.head.loss(features, inputs, self._masked(origin))
+        return self.head.loss(features, inputs, self._masked(origin)) | self.neck.losses()
 
     def encode_visible(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """(N, 3, H, W) and the blocks' places (N, 2) -> features (N, C, h, w) of the visible block alone."""

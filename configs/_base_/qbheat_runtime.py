@@ -1,0 +1,9 @@
+# default_runtime.py and what a QB-Heat pre-training logs besides.
+_base_ = './default_runtime.py'
+
+custom_hooks = [
+    dict(type='PlainCheckpointHook'),
+    dict(type='FiniteLossHook'),
+    dict(type='SkippedPicturesHook'),
+    dict(type='HeatStatisticsHook'),
+]

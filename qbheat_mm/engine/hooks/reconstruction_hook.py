@@ -1,0 +1,55 @@
+"""See what the model reconstructs while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...apis.inferencer import QBHeatInferencer, list_pictures
+from ...visualization import draw_reconstructions
+
+
+@HOOKS.register_module()
+class ReconstructionHook(Hook):
+    """After every few epochs, draw reconstructions of fixed pictures through ``runner.visualizer``.
+
+    They go wherever the visualizer's backends write: ``vis_data/vis_image`` of the work dir, TensorBoard, W&B, ...
+
+    Args:
+        pictures: A folder, or picture files.
+        limit: How many to draw at the most.
+        interval: Epochs between drawings.
+        visible: Which block stays visible, see ``QuarterMask``; a fixed one, so that drawings compare.
+
+    Raises:
+        FileNotFoundError: Before training, if there is no picture.
+    """
+
+    def __init__(
+        self, pictures: str | Sequence[str], limit: int = 8, interval: int = 10, visible: str = 'top_left'
+    ) -> None:
+        self.pictures = pictures
+        self.limit = limit
+        self.interval = interval
+        self.visible = visible
+
+    def before_train(self, runner: Runner) -> None:
+        """Look for the pictures now and not hours later."""
+        self._files = list_pictures(self.pictures)[: self.limit]
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        results = QBHeatInferencer(model).reconstruct(self._files, self.visible)
+        model.train()
+        drawing = np.asarray(draw_reconstructions(results))
+        runner.visualizer.add_image('reconstruction', drawing, step=runner.epoch + 1)
