@@ -419,7 +419,7 @@ def _draw_r2(report: dict, axes: plt.Axes) -> None:
         rank = _number(report['r2'][name]['effective_rank'], 1)
         axes.barh(
             heights,
-            [max(value or 0, floor) for value in values],
+            [value or 0 for value in values],
             height=0.85,
             color=COLORS[name],
             label=f'{label} (uses {rank} of {report["channels"]} directions)',
