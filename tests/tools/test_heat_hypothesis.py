@@ -289,6 +289,32 @@ def test_examine_compares_on_the_same_pictures(config, checkpoint, folder):
     assert report['r2']['random'] == tool.measure(*direct)
 
 
+def test_examine_takes_backbones_of_mmpretrain(config, folder, tmp_path):
+    backbone = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='SyncBN'))
+    config.model.backbone = Config(dict(backbone=backbone)).backbone
+    torch.save(MODELS.build(config.model.backbone).state_dict(), tmp_path / 'resnet.pth')
+    report = tool.examine(config, tmp_path / 'resnet.pth', *_batches(config, folder, size=128))
+    assert (report['backbone'], report['channels'], report['stride']) == ('ResNet', 64, 32)
+    assert report['generators'] == {}
+    no_maps = dict(type='VisionTransformer', arch='deit-t', img_size=64, patch_size=16)
+    config.model.backbone = Config(dict(backbone=no_maps)).backbone
+    torch.save(MODELS.build(config.model.backbone).state_dict(), tmp_path / 'vit.pth')
+    with pytest.raises(ValueError, match=r"VisionTransformer gives 0 feature maps.*out_type='featmap'"):
+        tool.examine(config, tmp_path / 'vit.pth', *_batches(config, folder))
+
+
+def test_command_names_a_broken_picture(config, checkpoint, folder, tmp_path):
+    for i in range(4):
+        (tmp_path / f'{i}.jpg').write_bytes(b'not a picture')
+    with pytest.raises(SystemExit) as error:
+        tool.main(
+            [config.filename, str(checkpoint), '--data', str(tmp_path), '--num-workers', '1', '--device', 'cpu']
+            + ['--out', str(tmp_path)]
+        )
+    assert '.jpg" is not a picture' in str(error.value)
+    assert '\n' not in str(error.value)
+
+
 def test_maps_without_whole_quarters_are_refused(config, checkpoint, folder):
     with pytest.raises(ValueError, match=r'72 px give a map of 9 x 9.*--size, a multiple of 16'):
         tool.examine(config, checkpoint, *_batches(config, folder, size=72))
