@@ -159,11 +159,12 @@ def test_calibration_makes_batch_norms_normalise(config, folder):
     backbone = tool.random_backbone(config)
     weights = {key: value.clone() for key, value in backbone.named_parameters()}
     fit, _ = _batches(config, folder)
-    moments = []
+    outputs = []
+    tool.calibrate_batch_norm(backbone, [1000 * torch.randn(2, 3, 64, 64)])  # nothing of it may stay
     tool.calibrate_batch_norm(backbone, fit)
-    backbone.stem[1].register_forward_hook(lambda module, inputs, output: moments.append(output))
+    backbone.stem[1].register_forward_hook(lambda module, inputs, output: outputs.append(output.clone()))
     tool.extract(backbone, fit)
-    outputs = torch.cat(moments).transpose(0, 1).flatten(1)
+    outputs = torch.cat(outputs).transpose(0, 1).flatten(1)
     torch.testing.assert_close(outputs.mean(1), torch.zeros(8), rtol=0, atol=0.05)
     torch.testing.assert_close(outputs.std(1), torch.ones(8), rtol=0, atol=0.1)
     assert not any(module.training for module in backbone.modules())
@@ -194,8 +195,8 @@ def test_shuffling_keeps_cells_and_loses_places():
         for a, b in zip(before.flatten(2), after.flatten(2), strict=True):  # one picture, (C, HW)
             order = a[0].argsort()[b[0].argsort().argsort()]
             assert torch.equal(a[:, order], b)  # whole cells moved
-    orders = [b.flatten(1)[0].argsort() for b in tool.shuffle_positions([torch.arange(16.0).view(1, 1, 4, 4)] * 2)]
-    assert not torch.equal(*orders)  # each picture in its own order
+    (batch,) = tool.shuffle_positions([torch.arange(16.0).view(1, 1, 4, 4).expand(2, -1, -1, -1)])
+    assert not torch.equal(*batch)  # each picture in its own order
     assert torch.equal(tool.shuffle_positions(features)[1], shuffled[1])
 
 
@@ -225,6 +226,18 @@ def test_measure_of_white_noise_is_zero_on_held_out_maps():
     assert all(abs(value) < 0.02 for value in r2)
     assert noise['quarter']['copy_x'] == pytest.approx(-1, abs=0.1)
     assert noise['effective_rank'] == pytest.approx(6, abs=0.05)
+
+
+def test_measure_judges_on_the_held_out_maps():
+    features = _noise(3, 0, channels=64)  # so few that the fit looks good to itself
+    held_out = torch.cat([_noise(3, 1, channels=32), torch.zeros(3, 32, 8, 8)], dim=1)
+    own, other = tool.measure([features], [features]), tool.measure([features], [held_out])
+    for field in ('one_cell', 'quarter'):
+        assert own[field]['x'] > 0.2
+        assert other[field]['x'] < 0
+    assert own['derivative'] > 0.2
+    assert other['derivative'] < 0
+    assert other['effective_rank'] < 32 < own['effective_rank']
 
 
 def test_features_that_do_not_vary_have_no_r2_and_no_invalid_json():
@@ -270,6 +283,36 @@ def test_examine_compares_on_the_same_pictures(config, checkpoint, folder):
     assert report['generators']['commutator'] == 0
     direct = [tool.extract(tool.load_backbone(config, checkpoint), batches) for batches in _batches(config, folder)]
     assert report['r2']['trained'] == tool.measure(*direct)
+    random = tool.random_backbone(config)
+    tool.calibrate_batch_norm(random, _batches(config, folder)[0])
+    direct = [tool.extract(random, batches) for batches in _batches(config, folder)]
+    assert report['r2']['random'] == tool.measure(*direct)
+
+
+def test_examine_takes_backbones_of_mmpretrain(config, folder, tmp_path):
+    backbone = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='SyncBN'))
+    config.model.backbone = Config(dict(backbone=backbone)).backbone
+    torch.save(MODELS.build(config.model.backbone).state_dict(), tmp_path / 'resnet.pth')
+    report = tool.examine(config, tmp_path / 'resnet.pth', *_batches(config, folder, size=128))
+    assert (report['backbone'], report['channels'], report['stride']) == ('ResNet', 64, 32)
+    assert report['generators'] == {}
+    no_maps = dict(type='VisionTransformer', arch='deit-t', img_size=64, patch_size=16)
+    config.model.backbone = Config(dict(backbone=no_maps)).backbone
+    torch.save(MODELS.build(config.model.backbone).state_dict(), tmp_path / 'vit.pth')
+    with pytest.raises(ValueError, match=r"VisionTransformer gives 0 feature maps.*out_type='featmap'"):
+        tool.examine(config, tmp_path / 'vit.pth', *_batches(config, folder))
+
+
+def test_command_names_a_broken_picture(config, checkpoint, folder, tmp_path):
+    for i in range(4):
+        (tmp_path / f'{i}.jpg').write_bytes(b'not a picture')
+    with pytest.raises(SystemExit) as error:
+        tool.main(
+            [config.filename, str(checkpoint), '--data', str(tmp_path), '--num-workers', '1', '--device', 'cpu']
+            + ['--out', str(tmp_path)]
+        )
+    assert '.jpg" is not a picture' in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 def test_maps_without_whole_quarters_are_refused(config, checkpoint, folder):

@@ -152,7 +152,8 @@ def load_backbone(config: Config, checkpoint: str | Path) -> nn.Module:
     backbone = build_backbone(config)
     has_prefix = any(key.startswith('backbone.') for key in read_state_dict(checkpoint))
     load_pretrained(backbone, checkpoint, 'backbone.' if has_prefix else None)
-    return backbone.eval()
+    backbone.eval()  # returns None in mmpretrain's own backbones
+    return backbone
 
 
 def random_backbone(config: Config, seed: int = 0) -> nn.Module:
@@ -160,7 +161,8 @@ def random_backbone(config: Config, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     backbone = build_backbone(config)
     backbone.init_weights()
-    return backbone.eval()
+    backbone.eval()
+    return backbone
 
 
 @torch.no_grad()
@@ -349,13 +351,11 @@ def rows(report: dict) -> list[tuple[str, dict, dict]]:
 
 def caveats(report: dict) -> list[str]:
     """What makes these numbers less than they look."""
-    pairs = report['pictures']['fit'] * report['map'][0] * report['quarter']
+    height, width = report['map']
+    pairs = report['pictures']['fit'] * min(height * report['quarter'], (height - 2) * (width - 2))
     if pairs >= 10 * report['channels']:
         return []
-    return [
-        f'Only {pairs} pairs of cells, a quarter apart, were fitted for {report["channels"]} channels: R² is too low. '
-        'Use more pictures.'
-    ]
+    return [f'Only {pairs} pairs of cells for {report["channels"]} channels: R² is too low. Use more pictures.']
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -419,7 +419,7 @@ def _draw_r2(report: dict, axes: plt.Axes) -> None:
         rank = _number(report['r2'][name]['effective_rank'], 1)
         axes.barh(
             heights,
-            [max(value or 0, floor) for value in values],
+            [value or 0 for value in values],
             height=0.85,
             color=COLORS[name],
             label=f'{label} (uses {rank} of {report["channels"]} directions)',
@@ -503,7 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         report = examine(config, args.checkpoint, fit, held_out, args.level, args.seed)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
-        sys.exit(f'heat_hypothesis: {error}')
+        # A process that reads pictures sends its whole traceback; what is wrong stands at its end.
+        sys.exit(f'heat_hypothesis: {str(error).strip().splitlines()[-1]}')
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     report = dict(config=args.config, checkpoint=args.checkpoint, data=str(folder), seed=args.seed) | report
