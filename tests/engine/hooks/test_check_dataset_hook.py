@@ -1,0 +1,79 @@
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from torch import nn
+
+import qbheat_mm  # noqa: F401
+from qbheat_mm.datasets.coco import AnnotationError
+
+
+@MODELS.register_module()
+class CountingDetector(BaseModel):
+    """Counts its training steps."""
+
+    def __init__(self, bbox_head):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.steps = 0
+
+    def forward(self, inputs, data_samples, mode):
+        self.steps += 1
+        return dict(loss=self.weight * 1.0)
+
+
+@pytest.fixture
+def run(make_coco, tmp_path):
+    make_coco()
+
+    def train(num_classes=2, options=None) -> int:
+        dataset = dict(
+            type='CocoDataset',
+            data_root=str(tmp_path),
+            ann_file='annotations/instances_train.json',
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=('cat', 'dog')),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))],
+        )
+        cfg = Config(
+            dict(
+                default_scope='mmdet',
+                model=dict(type='mmengine.CountingDetector', bbox_head=dict(num_classes=num_classes)),
+                work_dir=str(tmp_path / 'work'),
+                train_dataloader=dict(
+                    batch_size=2,
+                    num_workers=0,
+                    dataset=dataset,
+                    sampler=dict(type='DefaultSampler', shuffle=False),
+                    collate_fn=dict(type='pseudo_collate'),
+                ),
+                train_cfg=dict(by_epoch=True, max_epochs=1),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+                default_hooks=dict(check_dataset=dict(type='CheckDatasetHook'), checkpoint=None, logger=None),
+                experiment_name=str(tmp_path.name) + str(num_classes) + str(bool(options)),
+                log_level='ERROR',
+            )
+        )
+        cfg.merge_from_dict(options or {})
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.model.steps
+
+    return train
+
+
+def test_sound_data_is_trained_on(run):
+    assert run() == 2
+
+
+def test_errors_stop_before_the_first_step(run, tmp_path, monkeypatch):
+    (tmp_path / 'images' / 'train_2.png').unlink()
+    monkeypatch.setattr(CountingDetector, 'forward', lambda *args, **kwargs: pytest.fail('a step was taken'))
+    with pytest.raises(AnnotationError, match=r'train: .*train_2\.png[\s\S]*num_classes is 80[\s\S]*enabled=False'):
+        run(num_classes=80)
+
+
+def test_a_field_of_the_command_line_switches_it_off(run):
+    assert run(num_classes=80, options={'default_hooks.check_dataset.enabled': False}) == 2
