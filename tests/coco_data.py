@@ -1,3 +1,5 @@
+"""A small data set in COCO's format."""
+
 from __future__ import annotations
 
 import json

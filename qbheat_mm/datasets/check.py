@@ -6,10 +6,12 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -306,55 +308,62 @@ def _paths_and_classes(dataset: dict) -> tuple[Path, Path, Sequence[str]]:
     return root / dataset.get('ann_file', ''), root / prefix, classes
 
 
+@contextmanager
+def _same_randomness() -> Iterator[None]:
+    """Leave the random numbers that follow as if nothing had been drawn inside."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+@torch.no_grad()
 def count_positions(model: dict, height: int, width: int) -> int:
     """Positions over all levels that a detector's neck hands on for a picture of that many pixels."""
     from mmdet.registry import MODELS
 
-    with torch.device('meta'), torch.no_grad():  # shapes only: no weights, no arithmetic
-        features = torch.zeros(1, 3, height, width)
-        for part in ('backbone', 'neck'):
-            if model.get(part):
-                module = MODELS.build(deepcopy(model[part]))
-                module.eval()  # BatchNorm of one position has no variance to train with
-                features = module(features)
+    features = torch.zeros(1, 3, height, width)
+    for part in ('backbone', 'neck'):
+        if model.get(part):
+            module = MODELS.build(deepcopy(model[part]))
+            module.eval()  # BatchNorm of one position has no variance to train with
+            features = module(features)
     return sum(feature.shape[-2] * feature.shape[-1] for feature in features)
 
 
-def _check_positions(model: dict, pipeline: list, images: list, img_dir: Path, report: Report, draws: int = 4) -> None:
-    """A two-stage DETR chooses its queries among the positions, so there must be as many.
-
-    The smallest and the narrowest picture go through the pipeline a few times, since it may draw a size.
-    """
-    pipeline = Compose(deepcopy(pipeline))
+def _smallest_input(pipeline: list, images: list, img_dir: Path, draws: int = 4) -> tuple[int, int] | None:
+    """Height and width in which the smallest and the narrowest picture leave a pipeline, which may draw them."""
+    transform = Compose(deepcopy(pipeline))
     smallest = min(images, key=lambda image: image['width'] * image['height'])
     narrowest = min(
         images, key=lambda image: min(image['width'], image['height']) / max(image['width'], image['height'])
     )
-    shapes = set()
-    for image in (smallest, narrowest):
-        for _ in range(draws):
-            results = pipeline(
-                dict(
-                    img_path=str(img_dir / image['file_name']),
-                    img_id=image['id'],
-                    height=image['height'],
-                    width=image['width'],
-                    instances=[],
-                )
-            )
-            if results is not None:  # None: a crop without boxes
-                shapes.add(tuple(results['inputs'].shape[-2:]))
-    divisor = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-    for shape in sorted(shapes):
+    shapes = []
+    for image in (smallest, narrowest) * draws:
+        path = str(img_dir / image['file_name'])
+        results = dict(img_path=path, img_id=image['id'], height=image['height'], width=image['width'], instances=[])
+        results = transform(results)
+        if results is not None:  # None: a crop without boxes
+            shapes.append(tuple(results['inputs'].shape[-2:]))
+    return min(shapes, key=math.prod, default=None)
+
+
+def _check_positions(model: dict, pipeline: list, images: list, img_dir: Path, report: Report) -> None:
+    """A two-stage DETR chooses its queries among the positions of its levels, so there must be as many."""
+    with _same_randomness():
+        shape = _smallest_input(pipeline, images, img_dir)
+        if shape is None:
+            return
+        divisor = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
         height, width = (math.ceil(side / divisor) * divisor for side in shape)
         positions = count_positions(model, height, width)
-        if positions < model['num_queries']:
-            report.errors.append(
-                f'a picture enters the model with {width} x {height} pixels, which gives {positions} positions over '
-                f'the levels; {model["type"]} chooses its num_queries={model["num_queries"]} among them. Use larger '
-                'pictures (scale of Resize), finer levels, or fewer queries'
-            )
-            return
+    if positions < model['num_queries']:
+        report.errors.append(
+            f'a picture enters the model with {width} x {height} pixels, which gives {positions} positions over the '
+            f'levels; {model["type"]} chooses its num_queries={model["num_queries"]} among them. Use larger pictures '
+            '(scale of Resize), finer levels, or fewer queries'
+        )
 
 
 def _check_evaluator(evaluator: dict | list | None, ann_file: Path, report: Report) -> None:

@@ -1,9 +1,12 @@
 import copy
 import json
+import random
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from qbheat_mm.datasets.check import Report, check_coco, check_config, count_positions
@@ -237,6 +240,7 @@ RESNET_LEVELS = dict(
 
 
 def test_positions_are_counted_over_all_levels():
+    init_default_scope('mmdet')
     assert count_positions(RESNET_LEVELS, 128, 128) == 16**2 + 8**2 + 4**2 + 2**2
     assert count_positions(RESNET_LEVELS, 64, 100) == 8 * 13 + 4 * 7 + 2 * 4 + 1 * 2
 
@@ -251,3 +255,19 @@ def test_too_few_positions_for_the_queries_stop_before_training(config):
     assert check_config(config) == Report()
     config.model.update(as_two_stage=False, num_queries=900)
     assert check_config(config) == Report()
+
+
+def test_the_check_leaves_random_numbers_alone(config):
+    """Training draws the same with it and without."""
+    config.model.update(type='DINO', as_two_stage=True, num_queries=900, **RESNET_LEVELS)
+    drawn = []
+    for checked in (True, False):
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        if checked:
+            pipeline = config.train_dataloader.dataset.datasets[0].pipeline
+            pipeline.insert(-1, dict(type='RandomFlip', prob=0.5))
+            assert check_config(config).errors
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
