@@ -1,4 +1,4 @@
-"""A small data set in COCO's format."""
+"""A small data set in COCO's format, and a tiny DETR."""
 
 from __future__ import annotations
 
@@ -7,7 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TINY_ARCH
 from PIL import Image
+
+ATTENTION = dict(embed_dims=16, num_heads=2)
+FEED_FORWARD = dict(embed_dims=16, feedforward_channels=16)
+TINY_DETR = dict(
+    type='DETR',
+    num_queries=5,
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[123, 116, 103], std=[58, 57, 57], bgr_to_rgb=True),
+    backbone=dict(type='mmpretrain.MobileFormer', arch=TINY_ARCH, out_indices=(2,)),
+    neck=dict(type='ChannelMapper', in_channels=[16], kernel_size=1, out_channels=16, num_outs=1),
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=ATTENTION, ffn_cfg=FEED_FORWARD)),
+    decoder=dict(
+        num_layers=1,
+        return_intermediate=True,
+        layer_cfg=dict(self_attn_cfg=ATTENTION, cross_attn_cfg=ATTENTION, ffn_cfg=FEED_FORWARD),
+    ),
+    positional_encoding=dict(num_feats=8, normalize=True),
+    bbox_head=dict(
+        type='DETRHead',
+        num_classes=2,
+        embed_dims=16,
+        # written out: mmdet changes its default argument when it builds the first head
+        loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0),
+    ),
+    train_cfg=dict(
+        assigner=dict(type='HungarianAssigner', match_costs=[dict(type='ClassificationCost', weight=1.0)]),
+    ),
+    test_cfg=dict(max_per_img=5),
+)
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from coco_data import TINY_DETR
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from qbheat_mm.datasets.check import Report, check_config
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
@@ -88,6 +90,38 @@ def test_mmdets_own_way_of_reading_configs_works_too(child):
     code = f'from mmengine.config import Config; print(Config.fromfile({str(child)!r}).model.bbox_head.num_classes)'
     done = subprocess.run([sys.executable, '-c', code], env=os.environ, capture_output=True, text=True)
     assert done.stdout.split()[-1:] == ['3'], done.stderr
+
+
+def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
+    """One epoch with the check before it and COCO AP behind it; the best checkpoint is kept by that figure."""
+    cfg = Config.fromfile(child)
+    cfg.merge_from_dict(
+        dict(
+            default_scope='mmdet',
+            model=TINY_DETR | dict(bbox_head=TINY_DETR['bbox_head'] | dict(num_classes=cfg.num_classes)),
+            work_dir=str(tmp_path / 'work'),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            val_cfg={},
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
+            default_hooks=dict(
+                check_dataset=dict(type='CheckDatasetHook'),
+                checkpoint=dict(type='CheckpointHook', save_best='coco/bbox_mAP'),
+            ),
+            val_evaluator=dict(outfile_prefix=str(tmp_path / 'found')),
+            experiment_name=tmp_path.name,
+        )
+    )
+    cfg.test_dataloader = cfg.test_evaluator = None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        for transform in loader.dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = (96, 64)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert (tmp_path / 'found.bbox.json').is_file()
+    assert list((tmp_path / 'work').glob('best_coco_bbox_mAP_epoch_1.pth'))
+    assert runner.message_hub.get_scalar('val/coco/bird_precision').current() >= 0
 
 
 WITHOUT_MMDET = """

@@ -4,7 +4,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_ARCH
+from coco_data import TINY_DETR
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -16,23 +16,7 @@ from mmdet.registry import MODELS
 
 CONFIG = """
 default_scope = 'mmdet'
-model = dict(
-    type='DETR',
-    num_queries=5,
-    data_preprocessor=dict(type='DetDataPreprocessor', mean=[123, 116, 103], std=[58, 57, 57], bgr_to_rgb=True),
-    backbone=dict(type='mmpretrain.MobileFormer', arch={arch}, out_indices=(2,)),
-    neck=dict(type='ChannelMapper', in_channels=[16], kernel_size=1, out_channels=16, num_outs=1),
-    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=dict(embed_dims=16, num_heads=2),
-                                              ffn_cfg=dict(embed_dims=16, feedforward_channels=16))),
-    decoder=dict(num_layers=1, return_intermediate=True,
-                 layer_cfg=dict(self_attn_cfg=dict(embed_dims=16, num_heads=2),
-                                cross_attn_cfg=dict(embed_dims=16, num_heads=2),
-                                ffn_cfg=dict(embed_dims=16, feedforward_channels=16))),
-    positional_encoding=dict(num_feats=8, normalize=True),
-    bbox_head=dict(type='DETRHead', num_classes=2, embed_dims=16,
-                   loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0)),
-    test_cfg=dict(max_per_img=5),
-)
+model = {model}
 test_dataloader = dict(dataset=dict(
     type='CocoDataset', data_root='{root}', ann_file='annotations/instances_val.json', data_prefix=dict(img='images'),
     metainfo=dict(classes=('cat', 'dog')), test_mode=True,
@@ -51,7 +35,7 @@ def draw(load_tool, make_coco, tmp_path, monkeypatch):
     """Run the tool on a tiny DETR; returns the halves of the first picture and the truth of it."""
     _, _, content = make_coco('val', num_images=5, size=(192, 128))
     config = tmp_path / 'config.py'
-    config.write_text(CONFIG.format(root=tmp_path, arch=TINY_ARCH))
+    config.write_text(CONFIG.format(root=tmp_path, model=TINY_DETR))
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(config).model)
