@@ -1,13 +1,18 @@
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from torch import distributed as dist
 from torch import nn
 
-import qbheat_mm  # noqa: F401
 from qbheat_mm.datasets.coco import AnnotationError
+from qbheat_mm.engine.hooks import CheckDatasetHook
 
 
 @MODELS.register_module()
@@ -77,3 +82,33 @@ def test_errors_stop_before_the_first_step(run, tmp_path, monkeypatch):
 
 def test_a_field_of_the_command_line_switches_it_off(run):
     assert run(num_classes=80, options={'default_hooks.check_dataset.enabled': False}) == 2
+
+
+def check_in_a_process(rank: int, folder: str) -> None:
+    """Write down how the check ended in this process."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(
+                    type='CocoDataset',
+                    ann_file=f'{folder}/annotations/instances_train.json',
+                    data_prefix=dict(img=f'{folder}/images'),
+                    metainfo=dict(classes=('bird',)),
+                )
+            )
+        )
+    )
+    try:
+        CheckDatasetHook().before_train(SimpleNamespace(cfg=cfg, logger=logging.getLogger()))
+    except AnnotationError as error:
+        (Path(folder) / f'error_{rank}').write_text(str(error))
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together(make_coco, tmp_path):
+    make_coco()
+    torch.multiprocessing.spawn(check_in_a_process, (str(tmp_path),), nprocs=2)
+    errors = [(tmp_path / f'error_{rank}').read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert "'bird'" in errors[0]
