@@ -53,12 +53,9 @@ class Stage:
         log = self.work_dir / 'train.log'
         env = dict(os.environ, DATA_ROOT=str(self.data), PYTHONUNBUFFERED='1')
         start = time.monotonic()
-        with (
-            log.open('w') as file,
-            subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process,
-        ):
+        with log.open('w') as file, subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             for line in process.stdout:
                 file.write(line)
                 if 'Epoch(' in line or 'qbheat_mm:' in line or 'could not be read' in line:
