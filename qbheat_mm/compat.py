@@ -6,7 +6,9 @@ Every function here has no effect where its fault is absent. Nothing else in the
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -79,6 +81,46 @@ def has_compiled_ops() -> bool:
     return not isinstance(sys.modules.get('mmcv._ext'), _MissingOps)
 
 
+def use_pytorch_deformable_attention() -> bool:
+    """Let multi-scale deformable attention run on a GPU without mmcv's compiled ops.
+
+    mmcv 2.1.0 and onedl-mmcv 2.3.6 hold the same attention in plain PyTorch, and take it on a CPU, but call the
+    compiled op wherever the values lie on a GPU. Here the op's place is taken by that function, which says so once.
+
+    Returns:
+        Whether it had to be replaced.
+    """
+    if has_compiled_ops():
+        return False
+    from mmcv.ops import multi_scale_deform_attn as module
+
+    class PyTorchAttention:
+        """Called as mmcv calls the autograd function of the op."""
+
+        @staticmethod
+        def apply(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step):
+            warn_of_slow_attention()
+            return module.multi_scale_deformable_attn_pytorch(
+                value, spatial_shapes.tolist(), sampling_locations, attention_weights
+            )
+
+    module.MultiScaleDeformableAttnFunction = PyTorchAttention
+    return True
+
+
+@cache
+def warn_of_slow_attention() -> None:
+    """Say once that the slower way is taken."""
+    from mmengine.logging import print_log
+
+    print_log(
+        "Multi-scale deformable attention runs in plain PyTorch, slower than mmcv's compiled op, which is not "
+        f'installed. Remedy: {BUILD_MMCV_OPS}.',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
 def disable_multimodal_models() -> bool:
     """Keep mmpretrain's multimodal models from breaking ``import mmpretrain.models`` under transformers >= 5.
 
@@ -107,4 +149,5 @@ def apply() -> None:
     """Check the packages and apply every mend that they need."""
     check_packages()
     provide_mmcv_ops()
+    use_pytorch_deformable_attention()
     disable_multimodal_models()

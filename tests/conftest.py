@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_data import make_coco  # noqa: F401  a fixture
 from helpers import write_pictures
 from mmengine.registry import DefaultScope, init_default_scope
 

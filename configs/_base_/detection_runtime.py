@@ -2,7 +2,11 @@
 _base_ = './default_runtime.py'
 
 default_scope = 'mmdet'
-default_hooks = dict(visualization=dict(_delete_=True, type='DetVisualizationHook'))
+default_hooks = dict(
+    visualization=dict(_delete_=True, type='DetVisualizationHook'),
+    # off: --cfg-options default_hooks.check_dataset.enabled=False
+    check_dataset=dict(type='CheckDatasetHook'),
+)
 custom_hooks = [dict(type='PlainCheckpointHook'), dict(type='FiniteLossHook')]
 visualizer = dict(
     _delete_=True, type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer'

@@ -86,7 +86,7 @@ val_dataloader = dict(
         ],
     ),
 )
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
+val_evaluator = dict(type='CocoBoxMetric', ann_file=data_root + 'annotations/val.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

@@ -22,7 +22,6 @@ model = dict(
         kernel_size=1,
         out_channels=256,
         act_cfg=None,
-        norm_cfg=None,
         num_outs=1,
     ),
     encoder=dict(

@@ -1,4 +1,5 @@
 from .calibrate_bn_hook import CalibrateBNHook
+from .check_dataset_hook import CheckDatasetHook
 from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
 from .plain_checkpoint_hook import PlainCheckpointHook
@@ -8,6 +9,7 @@ from .validate_first_hook import ValidateFirstHook
 
 __all__ = [
     'CalibrateBNHook',
+    'CheckDatasetHook',
     'FiniteLossHook',
     'HeatStatisticsHook',
     'PlainCheckpointHook',

@@ -1,0 +1,122 @@
+"""Turn YOLO's txt files into one annotation file in COCO's format."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_pictures, parse_classes, read_size
+
+
+def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """The boxes of a txt file.
+
+    Args:
+        path: Lines of class index, centre x, centre y, width, height, as fractions of the picture.
+        classes: Names by index.
+
+    Returns:
+        Names and boxes, corners x1, y1, x2, y2 as fractions.
+
+    Raises:
+        AnnotationError: With file and line, if a line is malformed.
+    """
+    boxes = []
+    for i, line in enumerate(path.read_text().splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 5:
+            raise AnnotationError(
+                f'{path}:{i}: {len(fields)} fields; a box has 5 (class, centre x, centre y, width, height)'
+            )
+        try:
+            label, (x, y, w, h) = int(fields[0]), map(float, fields[1:])
+        except ValueError as error:
+            raise AnnotationError(f'{path}:{i}: {line!r} is not an index and four numbers') from error
+        if not 0 <= label < len(classes):
+            raise AnnotationError(f'{path}:{i}: class {label}, but there are {len(classes)}: {", ".join(classes)}')
+        if not (all(-1 <= value <= 2 for value in (x, y)) and all(0 <= value <= 2 for value in (w, h))):
+            raise AnnotationError(f'{path}:{i}: {" ".join(fields[1:])} are not fractions of the picture; pixels?')
+        boxes.append((classes[label], (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
+    return boxes
+
+
+def find_labels(images: Path) -> Path:
+    """YOLO's convention: ``.../images/train`` goes with ``.../labels/train``; else beside the pictures."""
+    parts = list(images.absolute().parts)
+    if 'images' in parts:
+        last = len(parts) - 1 - parts[::-1].index('images')
+        labels = Path(*parts[:last], 'labels', *parts[last + 1 :])
+        if labels.is_dir():
+            return labels
+    return images
+
+
+def yolo_to_coco(
+    images: str | Path,
+    out: str | Path,
+    classes: Sequence[str],
+    labels: str | Path | None = None,
+    root: str | Path | None = None,
+) -> dict[str, int]:
+    """Convert a folder.
+
+    Args:
+        images: Folder of the pictures. One without a txt file has no boxes.
+        out: The file to write.
+        classes: Class names by index.
+        labels: Folder of the txt files, laid out and named as the pictures; None looks where YOLO does.
+        root: File names are written relative to this folder; None takes ``images``.
+
+    Returns:
+        Counts of what was read, clipped and dropped.
+
+    Raises:
+        AnnotationError: If a file is malformed; names file and line.
+    """
+    images = Path(images)
+    labels = Path(labels) if labels else find_labels(images)
+    pictures = find_pictures(images)
+    files = {key: labels / f'{key}.txt' for key in pictures}
+    if not any(path.is_file() for path in files.values()):
+        raise AnnotationError(f'No picture of "{images}" has a txt file of its name in "{labels}".')
+    writer = CocoWriter(classes)
+    alone = {path.relative_to(labels).with_suffix('') for path in labels.rglob('*.txt')} - pictures.keys()
+    writer.counts['txt files dropped, no picture'] = len(alone - {Path('classes')})
+    for key, picture in pictures.items():
+        width, height = read_size(picture)
+        writer.add_image(picture.relative_to(root or images).as_posix(), width, height)
+        if not files[key].is_file():
+            writer.counts['pictures without a txt file'] += 1
+            continue
+        for name, (x1, y1, x2, y2) in read_boxes(files[key], classes):
+            writer.add_box(name, (x1 * width, y1 * height, x2 * width, y2 * height))
+    return writer.write(out)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the pictures')
+    parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
+    parser.add_argument(
+        '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
+    )
+    parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Convert as the command line says."""
+    args = vars(parse_args())
+    try:
+        yolo_to_coco(**args | dict(classes=parse_classes(args['classes'])))
+    except AnnotationError as error:
+        raise SystemExit(f'error: {error}') from error
+
+
+if __name__ == '__main__':
+    main()
