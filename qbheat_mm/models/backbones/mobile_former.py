@@ -75,6 +75,16 @@ ARCH_SETTINGS: dict[str, dict] = {
     ),
 }
 ARCH_SETTINGS['26m'] = dict(ARCH_SETTINGS['52m'], groups=4)
+# Ours, not the paper's: QB-Heat's encoder ends at stride 16 (configs/mobile_former/README.md, how it was chosen).
+ARCH_SETTINGS['285m'] = dict(
+    stem_channels=16,
+    token_dims=192,
+    num_tokens=6,
+    blocks=[
+        *[(2, 16, 1, 0), (6, 16, 2, 4), (4, 16, 1, 4), (6, 32, 2, 4), (4, 32, 1, 4), (6, 96, 2, 4), (4, 96, 1, 4)],
+        *[(4, 112, 1, 4), (4, 112, 1, 4), (4, 112, 1, 4), (4, 160, 1, 4), (4, 160, 1, 4), (4, 160, 1, 4)],
+    ],
+)
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
