@@ -1,3 +1,4 @@
 from .backbones import MobileFormer
+from .heads import MobileFormerClsHead
 
-__all__ = ['MobileFormer']
+__all__ = ['MobileFormer', 'MobileFormerClsHead']
