@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
+from operator import mul
 
 import torch
 import torch.nn as nn
@@ -436,10 +438,9 @@ class MobileFormer(BaseBackbone):
     def _layout(rows: Sequence[tuple], output_stride: int | None) -> tuple[Sequence[tuple], list[int], list[int]]:
         """The rows, the stage each belongs to, and the stride each is built with."""
         strides = [row[2] for row in rows]
-        reductions = list(accumulate(strides, int.__mul__, initial=2))[1:]
-        if reductions[-1] < 4:
-            raise ValueError(f'the blocks of arch end at stride {reductions[-1]}; the first stage needs stride 4')
-        native = reductions[-1]
+        native, reductions = 2 * prod(strides), list(accumulate(strides, mul, initial=2))[1:]
+        if native < 4:
+            raise ValueError(f'the blocks of arch end at stride {native}; the first stage needs stride 4')
         if output_stride not in (None, native):
             if (native, output_stride) != (32, 16):
                 allowed = '32 or 16' if native == 32 else str(native)
