@@ -17,7 +17,7 @@ import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from mmengine.utils import import_modules_from_strings
 
@@ -40,8 +40,8 @@ def build_model(cfg: Config) -> BaseModel:
     """The model of a config of mmpretrain or mmdet, in eval mode."""
     if custom_imports := cfg.get('custom_imports'):
         import_modules_from_strings(**custom_imports)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
 
 
 def count_flops(model: BaseModel, shape: tuple[int, int]) -> FlopAnalyzer:
