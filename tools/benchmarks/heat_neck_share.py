@@ -40,17 +40,17 @@ Step = Callable[[], object]
 def build_model(arch: str, size: int, scheme: str) -> nn.Module:
     """QB-Heat on a Mobile-Former at output stride 16, as configs/qbheat have it."""
     torch.manual_seed(0)
-    config = Config.fromfile(BASE).model
+    config = Config.fromfile(BASE)
     channels = ARCH_SETTINGS[arch]['blocks'][-1][1]
     config.merge_from_dict(
         {
-            'img_size': size,
-            'backbone.arch': arch,
-            'neck': dict(in_channels=channels, scheme=scheme),
-            'head.decoder.in_channels': channels,
+            'model.img_size': size,
+            'model.backbone.arch': arch,
+            'model.neck': dict(in_channels=channels, scheme=scheme),
+            'model.head.decoder.in_channels': channels,
         }
     )
-    return MODELS.build(config)
+    return MODELS.build(config.model)
 
 
 def optimizer_step(module: nn.Module, forward_backward: Step) -> Step:
