@@ -255,6 +255,7 @@ def shrink(cfg: Config, work_dir: Path) -> Config:
             test_evaluator=None,
             test_cfg=None,
             experiment_name=work_dir.name,
+            default_hooks=dict(checkpoint=None),
         )
     )
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
