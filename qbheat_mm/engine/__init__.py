@@ -1,3 +1,4 @@
 from . import hooks
+from .constructor import TrainableParamsConstructor
 
-__all__ = ['hooks']
+__all__ = ['TrainableParamsConstructor', 'hooks']
