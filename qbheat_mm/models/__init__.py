@@ -1,6 +1,6 @@
 from .backbones import MobileFormer
-from .heads import PixelDecoder, PixelHead
+from .heads import MobileFormerClsHead, PixelDecoder, PixelHead
 from .necks import HeatNeck
 from .selfsup import QBHeat
 
-__all__ = ['HeatNeck', 'MobileFormer', 'PixelDecoder', 'PixelHead', 'QBHeat']
+__all__ = ['HeatNeck', 'MobileFormer', 'MobileFormerClsHead', 'PixelDecoder', 'PixelHead', 'QBHeat']

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
+from operator import mul
 
 import torch
 import torch.nn as nn
@@ -13,67 +15,46 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 from ...checkpoint import load_pretrained
 
 # Every row of `blocks` is (expansion, channels, stride, second expansion). A row whose second expansion is
 # 0 has no tokens; one with stride 2 is a `DownBlock`, which alone uses the second expansion.
+# fmt: off
 ARCH_SETTINGS: dict[str, dict] = {
-    '508m': dict(
-        stem_channels=24,
-        token_dims=192,
-        num_tokens=6,
-        blocks=[
-            *[(2, 24, 1, 0), (6, 40, 2, 4), (3, 40, 1, 3), (6, 72, 2, 4), (3, 72, 1, 3), (6, 128, 2, 4)],
-            *[(4, 128, 1, 4), (6, 176, 1, 4), (6, 176, 1, 4), (6, 240, 2, 4), (6, 240, 1, 4), (6, 240, 1, 4)],
-        ],
-    ),
-    '294m': dict(
-        stem_channels=16,
-        token_dims=192,
-        num_tokens=6,
-        blocks=[
-            *[(2, 16, 1, 0), (6, 24, 2, 4), (4, 24, 1, 4), (6, 48, 2, 4), (4, 48, 1, 4), (6, 96, 2, 4)],
-            *[(4, 96, 1, 4), (6, 128, 1, 4), (6, 128, 1, 4), (6, 192, 2, 4), (6, 192, 1, 4), (6, 192, 1, 4)],
-        ],
-    ),
-    '214m': dict(
-        stem_channels=12,
-        token_dims=192,
-        num_tokens=6,
-        blocks=[
-            *[(2, 12, 1, 0), (6, 20, 2, 4), (3, 20, 1, 4), (6, 40, 2, 4), (4, 40, 1, 4), (6, 80, 2, 4)],
-            *[(4, 80, 1, 4), (6, 112, 1, 4), (6, 112, 1, 4), (6, 160, 2, 4), (6, 160, 1, 4), (6, 160, 1, 4)],
-        ],
-    ),
-    '151m': dict(
-        stem_channels=12,
-        token_dims=192,
-        num_tokens=6,
-        blocks=[
-            *[(2, 12, 1, 0), (6, 16, 2, 4), (3, 16, 1, 3), (6, 32, 2, 4), (3, 32, 1, 3), (6, 64, 2, 4)],
-            *[(4, 64, 1, 4), (6, 88, 1, 4), (6, 88, 1, 4), (6, 128, 2, 4), (6, 128, 1, 4), (6, 128, 1, 4)],
-        ],
-    ),
-    '96m': dict(
-        stem_channels=12,
-        token_dims=128,
-        num_tokens=4,
-        blocks=[
-            *[(2, 12, 1, 0), (6, 16, 2, 4), (6, 32, 2, 4), (3, 32, 1, 3), (6, 64, 2, 4), (4, 64, 1, 4)],
-            *[(6, 88, 1, 4), (6, 128, 2, 4), (6, 128, 1, 4)],
-        ],
-    ),
-    '52m': dict(
-        stem_channels=8,
-        token_dims=128,
-        num_tokens=3,
-        blocks=[
-            *[(3, 12, 2, 0), (3, 12, 1, 3), (6, 24, 2, 4), (3, 24, 1, 3), (6, 48, 2, 4), (4, 48, 1, 4)],
-            *[(6, 64, 1, 4), (6, 96, 2, 4), (6, 96, 1, 4)],
-        ],
-    ),
+    '508m': dict(stem_channels=24, token_dims=192, num_tokens=6, blocks=[
+        (2, 24, 1, 0), (6, 40, 2, 4), (3, 40, 1, 3), (6, 72, 2, 4), (3, 72, 1, 3), (6, 128, 2, 4),
+        (4, 128, 1, 4), (6, 176, 1, 4), (6, 176, 1, 4), (6, 240, 2, 4), (6, 240, 1, 4), (6, 240, 1, 4),
+    ]),
+    '294m': dict(stem_channels=16, token_dims=192, num_tokens=6, blocks=[
+        (2, 16, 1, 0), (6, 24, 2, 4), (4, 24, 1, 4), (6, 48, 2, 4), (4, 48, 1, 4), (6, 96, 2, 4),
+        (4, 96, 1, 4), (6, 128, 1, 4), (6, 128, 1, 4), (6, 192, 2, 4), (6, 192, 1, 4), (6, 192, 1, 4),
+    ]),
+    '214m': dict(stem_channels=12, token_dims=192, num_tokens=6, blocks=[
+        (2, 12, 1, 0), (6, 20, 2, 4), (3, 20, 1, 4), (6, 40, 2, 4), (4, 40, 1, 4), (6, 80, 2, 4),
+        (4, 80, 1, 4), (6, 112, 1, 4), (6, 112, 1, 4), (6, 160, 2, 4), (6, 160, 1, 4), (6, 160, 1, 4),
+    ]),
+    '151m': dict(stem_channels=12, token_dims=192, num_tokens=6, blocks=[
+        (2, 12, 1, 0), (6, 16, 2, 4), (3, 16, 1, 3), (6, 32, 2, 4), (3, 32, 1, 3), (6, 64, 2, 4),
+        (4, 64, 1, 4), (6, 88, 1, 4), (6, 88, 1, 4), (6, 128, 2, 4), (6, 128, 1, 4), (6, 128, 1, 4),
+    ]),
+    '96m': dict(stem_channels=12, token_dims=128, num_tokens=4, blocks=[
+        (2, 12, 1, 0), (6, 16, 2, 4), (6, 32, 2, 4), (3, 32, 1, 3), (6, 64, 2, 4),
+        (4, 64, 1, 4), (6, 88, 1, 4), (6, 128, 2, 4), (6, 128, 1, 4),
+    ]),
+    '52m': dict(stem_channels=8, token_dims=128, num_tokens=3, blocks=[
+        (3, 12, 2, 0), (3, 12, 1, 3), (6, 24, 2, 4), (3, 24, 1, 3), (6, 48, 2, 4),
+        (4, 48, 1, 4), (6, 64, 1, 4), (6, 96, 2, 4), (6, 96, 1, 4),
+    ]),
+    # Ours, not the paper's: QB-Heat's encoder ends at stride 16 (configs/mobile_former/README.md, how it was chosen).
+    '285m': dict(stem_channels=16, token_dims=192, num_tokens=6, blocks=[
+        (2, 16, 1, 0), (6, 16, 2, 4), (4, 16, 1, 4), (6, 32, 2, 4), (4, 32, 1, 4), (6, 96, 2, 4), (4, 96, 1, 4),
+        (4, 112, 1, 4), (4, 112, 1, 4), (4, 112, 1, 4), (4, 160, 1, 4), (4, 160, 1, 4), (4, 160, 1, 4),
+    ]),
 }
+# fmt: on
 ARCH_SETTINGS['26m'] = dict(ARCH_SETTINGS['52m'], groups=4)
 
 
@@ -88,25 +69,30 @@ def _pixel_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 class _DynamicMax(torch.autograd.Function):
-    """max(a1 x, a2 x), keeping x and the coefficients for the backward pass but no product of them."""
+    """max(a1 x, a2 x), keeping x and the coefficients for the backward pass but no product of them.
+
+    Every full-size step has at most one broadcast operand: with two, PyTorch's CPU kernels do not vectorise.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
         ctx.save_for_backward(x, a1, a2)
-        return torch.where(x > 0, torch.maximum(a1, a2), torch.minimum(a1, a2)).mul_(x)
+        out = a1 * x
+        return torch.maximum(out, a2 * x, out=out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, a1, a2 = ctx.saved_tensors
-        positive = x > 0
-        grad_x = torch.where(positive, torch.maximum(a1, a2), torch.minimum(a1, a2)).mul_(grad)
-        # The coefficient that won gets grad * x summed over positions: the larger one where x > 0.
-        total = grad * x
-        above = (total * positive).sum((2, 3), keepdim=True)
-        below = total.sum((2, 3), keepdim=True) - above
-        first_is_larger = a1 >= a2
-        grad_a1 = torch.where(first_is_larger, above, below)
-        return grad_x, grad_a1, above + below - grad_a1
+        larger, smaller = torch.maximum(a1, a2), torch.minimum(a1, a2)
+        # The coefficient that won, the larger one where x > 0, gets grad * x summed over positions.
+        product = grad * x
+        total = product.sum((2, 3), keepdim=True)
+        positive = torch.ops.aten.threshold_backward(grad, x, 0)  # grad where x > 0, else 0
+        above = torch.mul(positive, x, out=product).sum((2, 3), keepdim=True)
+        grad_x = positive.mul_(larger - smaller).addcmul_(grad, smaller)
+        grad_a1 = torch.where(a1 >= a2, above, total - above)
+        return grad_x, grad_a1, total - grad_a1
 
 
 class DyReLU(nn.Module):
@@ -128,7 +114,7 @@ class DyReLU(nn.Module):
         theta = F.hardsigmoid(self.hyper(token)).to(x.dtype)[..., None, None]
         a1, a2 = theta.chunk(2, dim=1)
         a1, a2 = 2 * a1, 2 * a2 - 1
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not is_compiling():
             return _DynamicMax.apply(x, a1, a2)
         return torch.maximum(a1 * x, a2 * x)  # what compilers fuse and ONNX knows
 
@@ -216,12 +202,30 @@ class GlobalToLocal(nn.Module):
         return x + (values.transpose(-1, -2) @ attention.to(values.dtype)).view(x.shape)
 
 
-def _conv_bn(
-    in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    padding = kernel_size // 2
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+class DepthwiseConv2d(nn.Conv2d):
+    """3x3 depthwise convolution with ``out_channels / in_channels`` outputs per input channel."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 3, stride, padding=1, groups=in_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C, H / stride, W / stride)."""
+        multiplier = self.out_channels // self.in_channels
+        # oneDNN is several times faster with one output per group, unless it sees channels_last.
+        if multiplier > 1 and self.stride == (1, 1) and x.is_cpu and x.is_contiguous() and not is_compiling():
+            x = x.repeat_interleave(multiplier, dim=1)
+            return F.conv2d(x, self.weight, padding=1, groups=self.out_channels)
+        return super().forward(x)
+
+
+def _conv_bn(*args: int, **kwargs: int) -> nn.Sequential:
+    conv = nn.Conv2d(*args, bias=False, **kwargs)
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
+
+
+def _depthwise_bn(*args: int) -> nn.Sequential:
+    conv = DepthwiseConv2d(*args)
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
 
 
 def _shuffle(groups: int, wanted: bool) -> nn.Module:
@@ -235,10 +239,10 @@ class LiteBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, expansion: int, stride: int, groups: int) -> None:
         super().__init__()
         hidden = round(in_channels * expansion)
-        self.depthwise = _conv_bn(in_channels, hidden, 3, stride, groups=in_channels)
+        self.depthwise = _depthwise_bn(in_channels, hidden, stride)
         self.act = nn.ReLU6(inplace=True)
         self.shuffle = _shuffle(in_channels, groups > 1)
-        self.project = _conv_bn(hidden, channels, groups=groups)
+        self.project = _conv_bn(hidden, channels, 1, groups=groups)
         self.residual = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,12 +259,12 @@ class MobileBlock(nn.Module):
     ) -> None:
         super().__init__()
         hidden = round(in_channels * expansion)
-        self.expand = _conv_bn(in_channels, hidden, groups=groups)
+        self.expand = _conv_bn(in_channels, hidden, 1, groups=groups)
         self.shuffle1 = _shuffle(groups, groups > 1)
         self.act1 = DyReLU(token_dims, hidden)
-        self.depthwise = _conv_bn(hidden, hidden, 3, groups=hidden)
+        self.depthwise = _depthwise_bn(hidden, hidden)
         self.act2 = DyReLU(token_dims, hidden)
-        self.project = _conv_bn(hidden, channels, groups=groups)
+        self.project = _conv_bn(hidden, channels, 1, groups=groups)
         self.shuffle2 = _shuffle(groups, groups > 1)
         self.drop_path = DropPath(drop_path)
         self.residual = in_channels == channels
@@ -289,16 +293,16 @@ class DownBlock(nn.Module):
     ) -> None:
         super().__init__()
         hidden = round(in_channels * expansion)
-        self.depthwise1 = _conv_bn(in_channels, hidden, 3, stride, groups=in_channels)
+        self.depthwise1 = _depthwise_bn(in_channels, hidden, stride)
         self.shuffle1 = _shuffle(in_channels, groups > 1)
         self.act1 = DyReLU(token_dims, hidden)
-        self.project1 = _conv_bn(hidden, channels, groups=groups)
+        self.project1 = _conv_bn(hidden, channels, 1, groups=groups)
 
         hidden = round(channels * second_expansion)
-        self.depthwise2 = _conv_bn(channels, hidden, 3, groups=channels)
+        self.depthwise2 = _depthwise_bn(channels, hidden)
         self.shuffle2 = _shuffle(channels, groups > 1)
         self.act2 = DyReLU(token_dims, hidden)
-        self.project2 = _conv_bn(hidden, channels, groups=groups)
+        self.project2 = _conv_bn(hidden, channels, 1, groups=groups)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, token: Tensor) -> Tensor:
@@ -374,11 +378,12 @@ class MobileFormer(BaseBackbone):
             ]
         super().__init__(init_cfg)
         settings = self._settings(arch)
-        rows, stage_of_row, strides = self._layout(settings['blocks'], output_stride)
+        rows = settings['blocks']
+        stage_of_row, strides = self._layout(rows, output_stride)
         token_dims, groups = settings['token_dims'], settings.get('groups', 1)
         in_channels = settings['stem_channels']
 
-        self.stem = nn.Sequential(*_conv_bn(3, in_channels, 3, stride=2), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(*_conv_bn(3, in_channels, 3, stride=2, padding=1), nn.ReLU6(inplace=True))
         self.tokens = nn.Parameter(torch.randn(settings['num_tokens'], token_dims))
         self.stages = nn.ModuleList(nn.ModuleList() for _ in range(stage_of_row[-1] + 1))
         for i, (expansion, channels, nominal_stride, second_expansion) in enumerate(rows):
@@ -423,20 +428,19 @@ class MobileFormer(BaseBackbone):
         return ARCH_SETTINGS[arch]
 
     @staticmethod
-    def _layout(rows: Sequence[tuple], output_stride: int | None) -> tuple[Sequence[tuple], list[int], list[int]]:
-        """The rows, the stage each belongs to, and the stride each is built with."""
+    def _layout(rows: Sequence[tuple], output_stride: int | None) -> tuple[list[int], list[int]]:
+        """The stage that each row belongs to, and the stride it is built with."""
         strides = [row[2] for row in rows]
-        reductions = list(accumulate(strides, int.__mul__, initial=2))[1:]
-        if reductions[-1] < 4:
-            raise ValueError(f'the blocks of arch end at stride {reductions[-1]}; the first stage needs stride 4')
-        native = reductions[-1]
+        native, reductions = 2 * prod(strides), list(accumulate(strides, mul, initial=2))[1:]
+        if native < 4:
+            raise ValueError(f'the blocks of arch end at stride {native}; the first stage needs stride 4')
         if output_stride not in (None, native):
             if (native, output_stride) != (32, 16):
                 allowed = '32 or 16' if native == 32 else str(native)
                 raise ValueError(f'output_stride={output_stride}: this layout takes {allowed}')
             strides[reductions.index(32)] = 1  # the last stage keeps its resolution
         stages = [max(reduction.bit_length() - 3, 0) for reduction in reductions]  # 2, 4 -> 0; 8 -> 1; ...
-        return rows, stages, strides
+        return stages, strides
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

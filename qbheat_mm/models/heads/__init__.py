@@ -1,3 +1,4 @@
+from .mobile_former_cls_head import MobileFormerClsHead
 from .pixel_head import PixelDecoder, PixelHead
 
-__all__ = ['PixelDecoder', 'PixelHead']
+__all__ = ['MobileFormerClsHead', 'PixelDecoder', 'PixelHead']

@@ -1,0 +1,93 @@
+"""Count the parameters and FLOPs of a config's model, part by part.
+
+    python tools/analysis_tools/get_flops.py configs/mobile_former/mobile-former-294m_8xb128-coslr-450e_in1k.py
+    python tools/analysis_tools/get_flops.py CONFIG --shape 800 1216 --cfg-options model.backbone.arch=52m
+
+One multiply-add counts as one FLOP; norms are counted, element-wise operations are not, as fvcore does. Detectors
+are counted to the outputs of their head, self-supervised models in their encoder, on a whole picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from math import prod
+
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.config import Config, DictAction
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+from mmengine.utils import import_modules_from_strings
+
+
+def _shapes(values: list) -> list[list[int]]:
+    return [value.type().sizes() for value in values if isinstance(value.type(), torch.TensorType)]
+
+
+def _baddbmm_flops(inputs: list, outputs: list) -> int:
+    _, left, right = _shapes(inputs)[:3]
+    return prod(left) * right[-1]
+
+
+def _attention_flops(inputs: list, outputs: list) -> int:
+    query, key, value = _shapes(inputs)[:3]
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def build_model(cfg: Config) -> BaseModel:
+    """The model of a config of mmpretrain or mmdet, in eval mode."""
+    if custom_imports := cfg.get('custom_imports'):
+        import_modules_from_strings(**custom_imports)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+
+
+def count_flops(model: BaseModel, shape: tuple[int, int]) -> FlopAnalyzer:
+    """Trace the model's ``tensor`` mode on one picture of (height, width)."""
+    sample = BaseDataElement(
+        metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1, 1))
+    )
+    model.forward = partial(model.forward, data_samples=[sample], mode='tensor')
+    flops = FlopAnalyzer(model, torch.zeros(1, 3, *shape))
+    # Attention that mmengine does not know.
+    flops.set_op_handle('aten::baddbmm', _baddbmm_flops)
+    flops.set_op_handle('aten::scaled_dot_product_attention', _attention_flops)
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it hides a transformer layer in one operator
+    try:
+        with torch.no_grad():
+            flops.total()  # traces; later reads come from its cache
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return flops
+
+
+def report(model: BaseModel, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """The parameters and FLOPs of each part of a model, and of all under ``total``."""
+    flops, parameters = count_flops(model, shape).by_module(), parameter_count(model)
+    parts = [name for name, module in model.named_children() if parameters[name]]
+    return {name: (parameters[name], int(flops[name])) for name in parts} | {'total': (parameters[''], int(flops['']))}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table of the config named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='a config of mmpretrain or mmdet')
+    parser.add_argument('--shape', type=int, nargs='+', default=[224], help='height and width, or one side of both')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override')
+    args = parser.parse_args(argv)
+    if len(args.shape) > 2:
+        parser.error(f'--shape takes a height and a width, not {len(args.shape)} numbers')
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    height, width = args.shape if len(args.shape) == 2 else args.shape * 2
+    print(f'{"at " + str(height) + " x " + str(width):<20} {"parameters":>12} {"FLOPs":>16}')
+    for name, (parameters, flops) in report(build_model(cfg), (height, width)).items():
+        print(f'{name:<20} {parameters:>12,} {flops:>16,}')
+
+
+if __name__ == '__main__':
+    main()
