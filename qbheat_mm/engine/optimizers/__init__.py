@@ -1,0 +1,3 @@
+from .multi_rate_constructor import MultiRateConstructor
+
+__all__ = ['MultiRateConstructor']
