@@ -25,5 +25,5 @@ class CheckClassesHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         head = getattr(model.head, 'heads', [model.head])[0]  # several, with several learning rates
         train = runner.train_dataloader.dataset
-        val = runner.val_dataloader.dataset if runner.val_dataloader else train
+        val = train if runner.val_loop is None else runner.val_dataloader.dataset
         check_classes(train, val, getattr(head, 'num_classes', None))
