@@ -1,9 +1,10 @@
-from .backbones import MobileFormer
+from .backbones import FeatureInput, MobileFormer
 from .heads import MobileFormerClsHead, MultiRateHead, PixelDecoder, PixelHead, TransformerProbeHead
 from .necks import HeatNeck
 from .selfsup import QBHeat
 
 __all__ = [
+    'FeatureInput',
     'HeatNeck',
     'MobileFormer',
     'MobileFormerClsHead',
