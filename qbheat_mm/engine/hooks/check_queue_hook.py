@@ -29,7 +29,9 @@ class CheckQueueHook(Hook):
             ]
             nearest = min(fitting, key=lambda size: abs(size - loader.batch_size), default=None)
             remedy = (
-                f'train_dataloader.batch_size={nearest} would do' if nearest else f'no batch of {processes} would do'
+                f'train_dataloader.batch_size={nearest} would do'
+                if nearest
+                else f'no batch of {processes} processes would do'
             )
             raise ValueError(
                 f'MoCo: model.queue_len={queue} is not a multiple of the global batch of {processes} process(es) x '
