@@ -1,4 +1,3 @@
-from . import hooks
-from .constructor import TrainableParamsConstructor
+from . import hooks, optimizers
 
-__all__ = ['TrainableParamsConstructor', 'hooks']
+__all__ = ['hooks', 'optimizers']
