@@ -3,7 +3,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from qbheat_mm.engine import constructor
+from qbheat_mm.engine.optimizers import trainable_params_constructor as constructor
 
 
 class Model(nn.Module):
