@@ -18,7 +18,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from mmengine.config import Config
@@ -95,14 +95,14 @@ def neck_step(neck: HeatNeck, visible: Tensor, origin: Tensor, autocast: dict) -
     return optimizer_step(neck, forward_backward)
 
 
-def seconds(step: Step, device: torch.device) -> float:
+def seconds(step: Step, device: torch.device, clock: Callable[[], float]) -> float:
     """The time of one call, to the end of its work on the device."""
     synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     synchronize()
-    start = perf_counter()
+    start = clock()
     step()
     synchronize()
-    return perf_counter() - start
+    return clock() - start
 
 
 def time_steps(args: argparse.Namespace) -> dict:
@@ -122,10 +122,11 @@ def time_steps(args: argparse.Namespace) -> dict:
             nn.init.normal_(parameter, std=0.02)
         steps[scheme, direction, commute] = neck_step(neck, visible, origin, autocast)
     times: dict = {name: [] for name in steps}
+    clock = process_time if args.cpu_time else perf_counter
     for _ in range(args.rounds + 1):
         for name, step in steps.items():
             repeats = 1 if name in WHOLE else args.neck_repeats
-            times[name].extend(seconds(step, device) for _ in range(repeats))
+            times[name].extend(seconds(step, device, clock) for _ in range(repeats))
     return {name: median(record[len(record) // (args.rounds + 1) :]) for name, record in times.items()}  # warmed up
 
 
@@ -150,8 +151,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--device', default='cpu', type=torch.device)
     parser.add_argument('--threads', type=int, help='CPU threads')
     parser.add_argument('--bf16', action='store_true', help='autocast to bfloat16')
+    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
     parser.add_argument('--out', type=Path, help='a JSON file for the figures')
     args = parser.parse_args(argv)
+    if args.cpu_time and args.device.type != 'cpu':
+        parser.error('--cpu-time is for --device cpu')
     if args.threads:
         torch.set_num_threads(args.threads)
     init_default_scope('mmpretrain')
@@ -162,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         size=args.size,
         precision='bf16' if args.bf16 else 'fp32',
         rounds=args.rounds,
+        clock='processor' if args.cpu_time else 'wall',
         processor=processor or platform.machine(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
