@@ -202,30 +202,14 @@ class GlobalToLocal(nn.Module):
         return x + (values.transpose(-1, -2) @ attention.to(values.dtype)).view(x.shape)
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """3x3 depthwise convolution with ``out_channels / in_channels`` outputs per input channel."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, 3, stride, padding=1, groups=in_channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C, H / stride, W / stride)."""
-        multiplier = self.out_channels // self.in_channels
-        # oneDNN is several times faster with one output per group, unless it sees channels_last.
-        if multiplier > 1 and self.stride == (1, 1) and x.is_cpu and x.is_contiguous() and not is_compiling():
-            x = x.repeat_interleave(multiplier, dim=1)
-            return F.conv2d(x, self.weight, padding=1, groups=self.out_channels)
-        return super().forward(x)
-
-
 def _conv_bn(*args: int, **kwargs: int) -> nn.Sequential:
     conv = nn.Conv2d(*args, bias=False, **kwargs)
     return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
 
 
-def _depthwise_bn(*args: int) -> nn.Sequential:
-    conv = DepthwiseConv2d(*args)
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
+def _depthwise_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """3x3, ``out_channels / in_channels`` outputs per input channel."""
+    return _conv_bn(in_channels, out_channels, 3, stride, padding=1, groups=in_channels)
 
 
 def _shuffle(groups: int, wanted: bool) -> nn.Module:
@@ -484,8 +468,10 @@ class MobileFormer(BaseBackbone):
 
         Returns:
             The features of each stage in ``out_indices``, (N, C_i, H / s_i, W / s_i), and behind them, with
-            ``out_tokens``, the tokens (N, M, d).
+            ``out_tokens``, the tokens (N, M, d). On a CPU the features come in the channels_last memory format.
         """
+        if x.is_cpu and not is_compiling():  # where convolutions and norms take half as long with it
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         tokens = self.tokens.expand(len(x), -1, -1)
         outs: list[Tensor] = []

@@ -158,7 +158,8 @@ def test_dynamic_relu_is_the_maximum_of_two_lines(dtype, memory_format):
 
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)])
 def test_compiles_without_a_graph_break(backend):
-    model = randomise_norms(MobileFormer(TINY, out_tokens=True))
+    arch = dict(TINY, blocks=TINY['blocks'][:3]) if backend == 'inductor' else TINY  # which takes minutes a block
+    model = randomise_norms(MobileFormer(arch, out_tokens=True))
     image = torch.randn(2, 3, 48, 64)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     assert_steps_agree(step(compiled, image), step(copy.deepcopy(model), image))
@@ -198,7 +199,7 @@ def test_exports_to_onnx(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('size', ['26m', '285m', '294m'])
+@pytest.mark.parametrize('size', ['26m', '285m'])
 def test_full_sizes_export_to_onnx(size, tmp_path):
     model = randomise_norms(MobileFormer(size, out_tokens=True)).eval()
     check_onnx(model, tmp_path / 'model.onnx', [*SHAPES, (1, 3, 224, 224)])

@@ -1,0 +1,16 @@
+# The recipe of Mobile-Former's authors for 294m and 508m: AdamW and a cosine over 450 epochs at batch 1024.
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.20),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=445, eta_min=1e-5, by_epoch=True, begin=5, end=450),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=450, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+# 8 GPUs with 128 pictures each
+auto_scale_lr = dict(base_batch_size=1024)

@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/mobile-former-294m.py',
+    '../_base_/datasets/imagenet_bs128_mobile_former.py',
+    '../_base_/schedules/imagenet_bs1024_adamw_coslr_450e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    backbone=dict(arch='151m'),
+    head=dict(in_channels=128, hidden_channels=1280, dropout=0.2),
+)
+
+optim_wrapper = dict(optimizer=dict(lr=9e-4, weight_decay=0.10))
