@@ -106,7 +106,8 @@ def test_the_ten_classes_are_the_most_frequent():
     names = {category['id']: category['name'] for category in content['categories']}
     counts = Counter(names[box['category_id']] for box in content['annotations'])
     cfg = read('conditional-detr_mobile-former-285m-frozen_1xb16-50e_coco-people320-10c')
-    assert list(cfg.classes) == [name for name, _ in counts.most_common(10)]
+    frequent = {name for name, _ in counts.most_common(10)}
+    assert list(cfg.classes) == [name for name in names.values() if name in frequent]
 
 
 @pytest.mark.parametrize(('name', 'count'), [('10c', 10), ('person', 1)])

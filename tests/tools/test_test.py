@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,13 @@ pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 
 CONFIG = """
-_base_ = ['{root}/configs/_base_/datasets/coco_custom.py', '{root}/configs/_base_/detection_runtime.py']
+_base_ = [
+    '{root}/configs/_base_/datasets/coco_custom.py',
+    '{root}/configs/_base_/schedules/detr_adamw_50e.py',
+    '{root}/configs/_base_/detection_runtime.py',
+]
 model = {model}
 test_dataloader = dict(num_workers=0, persistent_workers=False)
-test_cfg = dict()
 """
 
 
@@ -36,7 +40,7 @@ def project(make_coco, tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=TINY_DETR))
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(TINY_DETR).state_dict()), tmp_path / 'detector.pth')
+    torch.save(dict(state_dict=MODELS.build(deepcopy(TINY_DETR)).state_dict()), tmp_path / 'detector.pth')
     return tmp_path
 
 

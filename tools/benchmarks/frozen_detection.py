@@ -25,6 +25,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Step:
     def __init__(self, config: str, args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
         register_all_modules()
+        MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
         torch.manual_seed(0)
         cfg = Config.fromfile(config)
         cfg.model.backbone.init_cfg = None

@@ -1,17 +1,17 @@
 # COCO photos with people, longest side 320 px, in COCO's format: DATA_ROOT holds images/ and
-# annotations/instances_{train,val}.json. The ten classes with the most boxes in its training annotations, most first.
+# annotations/instances_{train,val}.json. Classes: the ten with the most boxes to train on, in the file's order.
 data_root = '{{$DATA_ROOT:data/coco_people320}}/'
 classes = (
     'person',
-    'chair',
     'car',
-    'cup',
-    'handbag',
-    'bottle',
-    'dining table',
-    'book',
     'traffic light',
     'backpack',
+    'handbag',
+    'bottle',
+    'cup',
+    'chair',
+    'dining table',
+    'book',
 )
 num_classes = len(classes)
 metainfo = dict(classes=classes)
