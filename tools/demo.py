@@ -190,7 +190,7 @@ def main() -> None:
     run('probe_random', 'linear_mobile-former-52m-random_demo.py', pictures, **classes)
     run(
         'detection',
-        'conditional-detr_mobile-former-52m-frozen_demo.py',
+        'dino_mobile-former-52m-frozen_demo.py',
         work_dir / 'data',
         model__backbone__init_cfg__checkpoint=backbone,
     )

@@ -112,13 +112,13 @@ def write_detection(out: Path, counts: dict[str, int], size: int, rng: np.random
         images, annotations = [], []
         for i in range(count):
             background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-            picture = equalise_colour(random_crop(tiles[background][split], (96, TILE_SIZE), size, rng), rng)
+            picture = random_crop(tiles[background][split], (96, TILE_SIZE), size, rng)
             boxes: list[list[int]] = []
             for _ in range(rng.integers(1, 4)):
                 category = categories[rng.integers(len(categories))]
                 side = int(rng.integers(size // 4, size // 2 + 1))
                 crop = random_crop(tiles[category['name']][split], (96, TILE_SIZE), side, rng)
-                box = paste_object(picture, boxes, equalise_colour(crop, rng), rng)
+                box = paste_object(picture, boxes, crop, rng)
                 if box is None:
                     continue
                 boxes.append(box)
