@@ -92,6 +92,7 @@ def test_in1k_linear_probe_takes_a_step_and_leaves_the_backbone_alone(tmp_path, 
     cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'pretrained.pth')
     cfg.train_dataloader.dataset.pop('split')  # ImageNet's own class wants all 1,000 folders
     cfg.train_dataloader.dataset.update(type='FolderDataset', data_prefix='train')
+    cfg.model.head.num_classes = 2
     runner = run_two_steps(cfg, tmp_path / 'probe')
     for name, value in runner.model.backbone.state_dict().items():
         assert torch.equal(value, stored['backbone.' + name]), name

@@ -23,6 +23,8 @@ class CheckClassesHook(Hook):
             ValueError: With the classes that differ, or both numbers.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'head'):
+            return  # a detector, whose annotations CheckDatasetHook looks at
         head = getattr(model.head, 'heads', [model.head])[0]  # several, with several learning rates
         train = runner.train_dataloader.dataset
         val = train if runner.val_loop is None else runner.val_dataloader.dataset
