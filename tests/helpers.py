@@ -34,7 +34,7 @@ def write_pictures(folder: Path, count: int, size: int = 64, seed: int = 0, suff
 
 
 def qbheat_config(img_size: int = 64, **head) -> dict:
-    """A QB-Heat model on the tiny backbone."""
+    """A QB-Heat model on the tiny backbone; ``neck`` and ``decoder`` add to theirs, the rest to the head."""
     decoder = dict(type='PixelDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)
     return dict(
         type='QBHeat',
@@ -46,7 +46,7 @@ def qbheat_config(img_size: int = 64, **head) -> dict:
             bgr_to_rgb=True,
         ),
         backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
-        neck=dict(type='HeatNeck', in_channels=20),
+        neck=dict(type='HeatNeck', in_channels=20) | head.pop('neck', {}),
         head=dict(
             type='PixelHead',
             patch_size=16,

@@ -1,6 +1,7 @@
 """Every config builds; the large ones take a step on generated data."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -36,7 +37,14 @@ def test_config_builds_and_names_its_imports(name):
     assert cfg.load_from is None
     assert cfg.resume is False
     model = build_model(cfg)
-    assert ('frozen' in name or 'linear' in name) <= all(not p.requires_grad for p in model.backbone.parameters())
+    probes = ('frozen', 'linear', 'tran-')
+    assert any(each in name for each in probes) <= all(not p.requires_grad for p in model.backbone.parameters())
+    if 'in1k' in name and 'detection' not in name:  # 8 GPUs by name, any other number by itself
+        batch = int(name.split('_8xb')[1].split('-')[0])
+        assert cfg.train_dataloader.batch_size == batch
+        assert cfg.auto_scale_lr == dict(base_batch_size=8 * batch, enable=True)
+    epochs = re.search(r'-(\d+)e(-knn)?_', name)
+    assert not epochs or cfg.train_cfg.max_epochs == int(epochs[1]) == cfg.param_scheduler[-1]['end']
 
 
 def run_two_steps(cfg: Config, work_dir, **overrides) -> Runner:
@@ -84,6 +92,7 @@ def test_in1k_linear_probe_takes_a_step_and_leaves_the_backbone_alone(tmp_path, 
     cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'pretrained.pth')
     cfg.train_dataloader.dataset.pop('split')  # ImageNet's own class wants all 1,000 folders
     cfg.train_dataloader.dataset.update(type='FolderDataset', data_prefix='train')
+    cfg.model.head.num_classes = 2
     runner = run_two_steps(cfg, tmp_path / 'probe')
     for name, value in runner.model.backbone.state_dict().items():
         assert torch.equal(value, stored['backbone.' + name]), name

@@ -1,4 +1,8 @@
-"""Evaluate a checkpoint with any config of this project, or any other of MMPretrain and MMDetection."""
+"""Evaluate a checkpoint with any config of this project, or any other of MMPretrain and MMDetection.
+
+A detector gives COCO's twelve figures and the AP of each class, in the log and with --out in a file, and its
+detections in COCO's results format: <work dir>/detections.bbox.json, or --cfg-options test_evaluator.outfile_prefix=...
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, init_p
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where metrics and logs go; default work_dirs/<name of the config>')
@@ -36,11 +40,20 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def keep_detections(cfg: Config) -> None:
+    """Write detections to <work dir>/detections.bbox.json, unless the config names a place."""
+    evaluators = cfg.get('test_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if evaluator.get('type') == 'CocoBoxMetric' and not evaluator.get('outfile_prefix'):
+            evaluator.outfile_prefix = str(Path(cfg.work_dir) / 'detections')
+
+
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Bring the command line into the config."""
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from = args.checkpoint
+    keep_detections(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show_dir:

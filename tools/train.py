@@ -10,6 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from qbheat_mm.engine.cache_features import cache_features
 from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, init_process_group_on_cpu
 
 
@@ -34,6 +35,11 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr',
         action='store_true',
         help="scale the learning rate from the config's batch size to this run's",
+    )
+    parser.add_argument(
+        '--cache-features',
+        metavar='FOLDER',
+        help='a probe on frozen features without augmentation: compute them once and keep them in FOLDER',
     )
     parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
     parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
@@ -75,6 +81,8 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
     fit_to_machine(cfg)
+    if args.cache_features:
+        cache_features(cfg, args.cache_features)
     init_process_group_on_cpu(cfg.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

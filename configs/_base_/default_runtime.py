@@ -10,6 +10,8 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    check_classes=dict(type='CheckClassesHook'),
+    effective_batch=dict(type='EffectiveBatchHook'),
 )
 custom_hooks = [
     dict(type='PlainCheckpointHook'),

@@ -1,4 +1,5 @@
+from .feature_dataset import FeatureDataset
 from .folder import FolderDataset
 from .transforms import QuarterMask
 
-__all__ = ['FolderDataset', 'QuarterMask']
+__all__ = ['FeatureDataset', 'FolderDataset', 'QuarterMask']

@@ -18,8 +18,8 @@ def fit_to_machine(cfg: Config) -> None:
     """Make ``cfg`` run on this machine, with a line of notice for each change.
 
     Without a GPU mixed precision becomes float32 (mmengine's AmpOptimWrapper asserts a GPU) and SyncBatchNorm becomes
-    BatchNorm (it refuses CPU tensors). With one, mixed precision that names no dtype takes bfloat16 where the device
-    has it, and float16 with dynamic loss scaling otherwise.
+    BatchNorm (it refuses CPU tensors), and several processes work on the CPU. With one, mixed precision that names no
+    dtype takes bfloat16 where the device has it, and float16 with dynamic loss scaling otherwise.
     """
     on_gpu = torch.cuda.is_available()
     named = os.environ.get('CUDA_VISIBLE_DEVICES', '')
@@ -36,6 +36,8 @@ def fit_to_machine(cfg: Config) -> None:
             notice('mixed precision needs a GPU; training in float32.')
     if not on_gpu and _replace_sync_bn(cfg.get('model')):
         notice('SyncBatchNorm needs GPUs; using BatchNorm.')
+    if not on_gpu and cfg.get('launcher', 'none') != 'none':
+        _distribute_on_cpu(cfg)
 
 
 def choose_precision(wrapper: dict) -> None:
@@ -45,6 +47,22 @@ def choose_precision(wrapper: dict) -> None:
     if wrapper['dtype'] == 'bfloat16':
         wrapper['loss_scale'] = dict(enabled=False)  # bfloat16 has float32's range
     notice(f'mixed precision in {wrapper["dtype"]}.')
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Name DistributedDataParallel with mmengine's own settings, but without a device.
+
+    mmengine 0.10's Runner hands it the local rank as the number of a GPU, which torch refuses for a model on the CPU.
+    """
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
 
 
 def _replace_sync_bn(node) -> bool:

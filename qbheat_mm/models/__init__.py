@@ -1,6 +1,16 @@
-from .backbones import MobileFormer
-from .heads import MobileFormerClsHead, PixelDecoder, PixelHead
+from .backbones import FeatureInput, MobileFormer
+from .heads import MobileFormerClsHead, MultiRateHead, PixelDecoder, PixelHead, TransformerProbeHead
 from .necks import HeatNeck
 from .selfsup import QBHeat
 
-__all__ = ['HeatNeck', 'MobileFormer', 'MobileFormerClsHead', 'PixelDecoder', 'PixelHead', 'QBHeat']
+__all__ = [
+    'FeatureInput',
+    'HeatNeck',
+    'MobileFormer',
+    'MobileFormerClsHead',
+    'MultiRateHead',
+    'PixelDecoder',
+    'PixelHead',
+    'QBHeat',
+    'TransformerProbeHead',
+]

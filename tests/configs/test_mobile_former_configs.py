@@ -16,7 +16,7 @@ from PIL import Image
 import qbheat_mm  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'configs/mobile_former').glob('*.py'))
+CONFIGS = sorted((ROOT / 'configs/mobile_former').glob('*_in1k.py'))
 # learning rate, weight decay, dropout; mixup and random erasing: what the authors publish
 RECIPES = {
     '508m': (1e-3, 0.20, 0.3, True, True),

@@ -2,6 +2,7 @@
 max_epochs = 150
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='TrainableParamsConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2),
 )

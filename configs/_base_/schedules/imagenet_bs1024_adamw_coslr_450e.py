@@ -12,5 +12,5 @@ train_cfg = dict(by_epoch=True, max_epochs=450, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# 8 GPUs with 128 pictures each
-auto_scale_lr = dict(base_batch_size=1024)
+# 8 GPUs with 128 pictures each; another batch scales the learning rate
+auto_scale_lr = dict(base_batch_size=1024, enable=True)

@@ -1,7 +1,11 @@
 from .calibrate_bn_hook import CalibrateBNHook
+from .check_classes_hook import CheckClassesHook
 from .check_dataset_hook import CheckDatasetHook
+from .check_queue_hook import CheckQueueHook
+from .effective_batch_hook import EffectiveBatchHook
 from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
+from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .reconstruction_hook import ReconstructionHook
 from .skipped_pictures_hook import SkippedPicturesHook
@@ -9,9 +13,13 @@ from .validate_first_hook import ValidateFirstHook
 
 __all__ = [
     'CalibrateBNHook',
+    'CheckClassesHook',
     'CheckDatasetHook',
+    'CheckQueueHook',
+    'EffectiveBatchHook',
     'FiniteLossHook',
     'HeatStatisticsHook',
+    'KnnHook',
     'PlainCheckpointHook',
     'ReconstructionHook',
     'SkippedPicturesHook',

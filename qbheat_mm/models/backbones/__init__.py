@@ -1,3 +1,4 @@
+from .feature_input import FeatureInput
 from .mobile_former import MobileFormer
 
-__all__ = ['MobileFormer']
+__all__ = ['FeatureInput', 'MobileFormer']

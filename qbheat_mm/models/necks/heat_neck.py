@@ -75,7 +75,7 @@ class HeatNeck(BaseModule):
             return None, None
         back = -1.0 if self.direction == 'signed' else 1.0
         displacement = torch.tensor([1.0, back], device=generators[0].device)
-        return tuple(propagator(each.float(), displacement, self.scheme) for each in generators)
+        return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
 
     def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
         """Features of the visible block to features of the whole picture.
@@ -89,10 +89,10 @@ class HeatNeck(BaseModule):
         """
         with torch.autocast(visible.device.type, enabled=False):
             steps_x, steps_y = self.propagators()
-            features = visible.float().permute(0, 2, 3, 1)
-            features = _extrapolate(features, steps_x, origin[:, 1])
-            features = _extrapolate(features.transpose(1, 2), steps_y, origin[:, 0]).transpose(1, 2)
-            return features.permute(0, 3, 1, 2)
+            features = visible.float().permute(0, 2, 3, 1).contiguous()
+            features = _double(features, steps_x, origin[:, 1], dim=2)
+            features = _double(features, steps_y, origin[:, 0], dim=1)
+            return _Roll.apply(features, origin).permute(0, 3, 1, 2)
 
     def losses(self) -> dict[str, Tensor]:
         """What the neck adds to the losses by name: ``loss_commute`` with ``commute='penalty'``, else nothing."""
@@ -103,24 +103,47 @@ class HeatNeck(BaseModule):
             return dict(loss_commute=commutator(a[:, None], b[None]).square().sum())
 
 
-def _extrapolate(block: Tensor, steps: Tensor | None, start: Tensor) -> Tensor:
-    """Double the third dimension, taking each new cell from the block's cell exactly one block away.
+def _double(block: Tensor, steps: Tensor | None, start: Tensor, dim: int) -> Tensor:
+    """Append, along one dimension, to the cells of the visible block what they predict one block away.
+
+    The block covers the cells ``start`` to ``start + w`` of 2w, so each of its w cells predicts exactly one masked
+    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind.
 
     Args:
-        block: (N, h, w, C), which covers the cells ``start`` to ``start + w`` of the doubled dimension.
+        block: (N, h, w, C).
         steps: (2, C, C), the propagators one block forward and one block back; None copies.
         start: (N,), between 0 and w.
+        dim: 2 for w, along x, or 1 for h, along y.
 
     Returns:
-        (N, h, 2w, C).
+        (N, h, 2w, C) for x, or (N, 2h, w, C): the doubled dimension closed to a ring, which begins at ``start``.
     """
-    width, channels = block.shape[2:]
-    offset = torch.arange(2 * width, device=block.device) - start[:, None]  # (N, 2w), from -w to 2w - 1
-    index = offset.remainder(width)
+    moved = block
     if steps is not None:
-        # Three candidates a cell: as it is, moved forward, moved back; one matrix product for all positions.
-        moved = (block @ steps.flatten(0, 1).mT).unflatten(-1, (2, channels))
-        block = torch.cat([block, moved[..., 0, :], moved[..., 1, :]], dim=2)
-        displacement = offset.div(width, rounding_mode='floor')  # -1, 0 or 1 blocks
-        index = index + displacement.remainder(3) * width
-    return block.gather(2, index[:, None, :, None].expand(-1, block.shape[1], -1, channels))
+        cells = torch.arange(block.shape[dim], device=block.device)
+        ahead = (cells < len(cells) - start[:, None]).unflatten(1, (-1, 1, 1) if dim == 1 else (1, -1, 1))
+        moved = torch.where(ahead, block @ steps[0].mT, block @ steps[1].mT)
+    return torch.cat([block, moved], dim)
+
+
+class _Roll(torch.autograd.Function):
+    """Turn each sample's map, a ring in both dimensions, by its own shift; the gradient is turned back.
+
+    Autograd's own gradient of indexing would add into the map cell by cell, as if cells could be taken twice.
+    """
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, shift: Tensor) -> Tensor:
+        """(N, H, W, C), (N, 2) cells down and right -> (N, H, W, C)."""
+        ctx.shift = shift
+        count, height, width = maps.shape[:3]
+        sample, row, column = (torch.arange(size, device=maps.device) for size in (count, height, width))
+        row = (row - shift[:, :1]) % height  # (N, H)
+        column = (column - shift[:, 1:]) % width  # (N, W)
+        index = ((sample * height)[:, None, None] + row[:, :, None]) * width + column[:, None, :]
+        return maps.flatten(0, 2).index_select(0, index.flatten()).view_as(maps)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient, turned back."""
+        return _Roll.apply(gradient, -ctx.shift), None

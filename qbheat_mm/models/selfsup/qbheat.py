@@ -141,13 +141,16 @@ class QBHeat(BaseSelfSupervisor):
         try:
             feature = self.backbone(torch.zeros(1, 3, quarter, quarter))[self.feature_index]
         except Exception as error:
-            raise ValueError(f'{name} cannot encode a quarter of {quarter} x {quarter} px: {error}') from error
+            raise ValueError(
+                f'{name} cannot encode a quarter of {quarter} x {quarter} px: {error}. A backbone for one size of '
+                f'picture alone (fixed position embeddings, say) must be built for the quarter, img_size={quarter}.'
+            ) from error
         self.backbone.train(training)
         if not isinstance(feature, Tensor) or feature.ndim != 4:
             found = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise ValueError(
-                f'{name} gives {found} for a quarter; QBHeat needs a feature map (N, C, h, w). For a transformer look '
-                "for an option like out_type='featmap'."
+                f'{name} gives {found} for a quarter; QBHeat needs a feature map (N, C, h, w). Look for an option like '
+                "out_type='featmap' (transformers) or gap_before_final_norm=False (ConvNeXt)."
             )
         if tuple(feature.shape[2:]) != (cells, cells):
             raise ValueError(

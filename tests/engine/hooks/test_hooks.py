@@ -1,4 +1,5 @@
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,12 +23,12 @@ PIPELINE = [
 ]
 
 
-def build_runner(work_dir, pictures, name, **kwargs) -> Runner:
+def build_runner(work_dir, pictures, name, sampler='DefaultSampler', **kwargs) -> Runner:
     """A QB-Heat run of a few iterations."""
     loader = dict(
         batch_size=4,
         num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=True),
+        sampler=dict(type=sampler, shuffle=True),
         collate_fn=dict(type='default_collate'),
         dataset=dict(type='FolderDataset', data_root=str(pictures), with_label=False, pipeline=PIPELINE),
     )
@@ -102,6 +103,90 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(tmp_pat
     with pytest.raises(FloatingPointError, match=r'The loss is nan at iteration 2 \(epoch 1.*none yet'):
         runner.train()
     assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+def break_after(runner: Runner, iteration: int, value: float) -> None:
+    """Let that iteration's gradient of A overflow, behind a loss that is finite."""
+    parameter = runner.model.neck.generator_x
+    parameter.register_hook(lambda grad: torch.full_like(grad, value) if runner.iter + 1 == iteration else grad)
+
+
+@pytest.mark.parametrize(
+    ('epochs', 'checkpoint', 'broken_at', 'kept'),
+    [
+        (1, dict(by_epoch=True, interval=1), 2, []),
+        (2, dict(by_epoch=True, interval=1), 4, ['epoch_1.pth']),
+        (3, dict(by_epoch=False, interval=2), 4, ['iter_2.pth']),
+        (2, dict(by_epoch=False, interval=1), 3, ['iter_1.pth', 'iter_2.pth']),
+    ],
+)
+def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path, epochs, checkpoint, broken_at, kept):
+    write_pictures(tmp_path / 'pictures', 8)
+    runner = build_runner(
+        tmp_path / 'run',
+        tmp_path / 'pictures',
+        f'gradient{epochs}{broken_at}',
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', **checkpoint)),
+    )
+    break_after(runner, broken_at, float('nan'))
+    last = kept[-1].replace('.', r'\.') if kept else 'none yet'
+    with pytest.raises(
+        FloatingPointError, match=rf'state_dict\.neck\.generator_x.* after iteration {broken_at} .*{last}'
+    ):
+        runner.train()
+    assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == kept
+
+
+def test_an_optimizer_state_that_overflowed_enters_no_checkpoint(tmp_path):
+    write_pictures(tmp_path / 'pictures', 8)
+    runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', 'overflow')
+    break_after(runner, 2, 1e30)  # finite, its square is not: AdamW would never move A again
+    with pytest.raises(FloatingPointError, match=r'1 of \d+ tensors, optimizer\..*exp_avg_sq.* after iteration 2 '):
+        runner.train()
+    assert torch.isfinite(runner.model.neck.generator_x).all()
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+def all_finite(path) -> bool:
+    content = read_checkpoint(path)
+    states = [*content['state_dict'].values(), *(v for s in content['optimizer']['state'].values() for v in s.values())]
+    return all(bool(torch.isfinite(each).all()) for each in states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('neck', 'clip'),
+    [
+        (dict(), None),
+        (dict(), dict(max_norm=1.0)),
+        (dict(scheme='exp'), None),
+        (dict(commute='penalty'), None),
+    ],
+    ids=str,
+)
+def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_iteration(tmp_path, neck, clip):
+    write_pictures(tmp_path / 'pictures', 8)
+    model = qbheat_config(decoder=dict(depth=2))
+    model['neck'].update(neck)
+    runner = build_runner(
+        tmp_path / 'run',
+        tmp_path / 'pictures',
+        f'long{neck}{clip}'.replace(' ', ''),
+        sampler='InfiniteSampler',  # mmengine waits two seconds where a loader by iterations starts over
+        model=model,
+        train_cfg=dict(by_epoch=False, max_iters=1000),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1.5e-2, betas=(0.9, 0.95)), clip_grad=clip),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=25)),
+    )
+    try:
+        runner.train()
+    except FloatingPointError as error:
+        assert re.search(rf'iteration {runner.iter + 1} |after iteration {runner.iter} ', str(error))  # noqa: PT017
+    else:
+        assert runner.iter == 1000
+        assert (tmp_path / 'run' / 'iter_1000.pth').is_file()
+    assert all(all_finite(path) for path in (tmp_path / 'run').glob('*.pth'))
 
 
 def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):

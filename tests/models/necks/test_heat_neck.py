@@ -184,3 +184,17 @@ def test_none_learns_nothing_and_copies():
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         HeatNeck(6, **options)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(scheme='exp', direction='separate'), dict(scheme='none')], ids=str)
+def test_gradients_are_those_of_finite_differences(options, generator):
+    neck = random_neck(3, **options)
+    visible = torch.randn(3, 3, 2, 2, generator=generator, requires_grad=True)
+    origin = torch.tensor([(0, 2), (1, 1), (2, 0)])
+    weight = torch.randn(3, 3, 4, 4, generator=generator)
+    gradient = torch.autograd.grad((neck(visible, origin) * weight).sum(), visible)[0]
+    for cell in itertools.product(range(3), range(3), range(2), range(2)):
+        moved = visible.detach().clone()
+        moved[cell] += 1  # the map is linear, so any step will do
+        difference = ((neck(moved, origin) - neck(visible, origin)) * weight).sum()
+        torch.testing.assert_close(difference, gradient[cell], rtol=1e-4, atol=1e-4)

@@ -6,9 +6,24 @@ import torch
 from helpers import build_qbheat, qbheat_config, samples_at
 from mmpretrain.registry import MODELS
 
+from qbheat_mm.datasets import QuarterMask
 from qbheat_mm.models.selfsup.qbheat import crop_blocks
 
 CORNERS = list(itertools.product((0, 2), (0, 2)))
+
+
+def train(model, steps: int = 30, rate: float = 1e-2) -> list[float]:
+    """Losses of a few steps on one batch."""
+    images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
+    losses = []
+    for _ in range(steps):
+        loss = model.loss(images, samples)['loss']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def test_crop_blocks_is_slicing():
@@ -47,16 +62,7 @@ def test_loss_reaches_every_part():
 
 
 def test_a_few_steps_on_one_batch_reduce_the_loss():
-    model = build_qbheat()
-    images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(30):
-        loss = model.loss(images, samples)['loss']
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = train(build_qbheat())
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -107,3 +113,91 @@ def test_pipeline_and_model_must_agree():
         model.loss(torch.randn(1, 3, 96, 96), samples_at([(0, 0)]))
     with pytest.raises(KeyError, match='QuarterMask'):
         model.loss(torch.randn(1, 3, 64, 64), [type(samples_at([(0, 0)])[0])()])
+
+
+# --- Options through the whole model ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('mixer', ['attention', 'local'])
+def test_without_an_equation_every_decoder_trains_and_the_neck_learns_nothing(mixer):
+    model = build_qbheat(neck=dict(scheme='none'), decoder=dict(mixer=mixer))
+    assert list(model.neck.parameters()) == []
+    assert list(model.neck.state_dict()) == []
+    losses = train(model)
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(model.backbone.stem[0].weight.grad.flatten(1).any(1))  # through the copies
+
+
+def test_center_is_refused_where_its_margin_is_not_whole_cells():
+    QuarterMask(input_size=256, visible='center')
+    with pytest.raises(ValueError, match=r'margin of 3\.5 cells at input_size=224'):
+        QuarterMask(input_size=224, visible='center')
+
+
+@pytest.mark.parametrize('visible', ['random', 'center'])
+def test_nothing_visible_enters_the_loss(visible):
+    np.random.seed(3)
+    model = build_qbheat().eval()  # BatchNorm would mix the pictures
+    samples = samples_at([QuarterMask(input_size=64, visible=visible)({})['visible_origin'] for _ in range(6)])
+    images = torch.randn(6, 3, 64, 64)
+    origin = model._origins(images, samples)
+    prediction = model.neck(model.encode_visible(images, origin), origin)
+    visible_changed, hidden_changed = images.clone(), images.clone()
+    for i, (row, column) in enumerate(16 * origin):
+        block = (i, slice(None), slice(row, row + 32), slice(column, column + 32))
+        visible_changed[block] = torch.randn(3, 32, 32)
+        hidden_changed[i] += torch.randn(3, 64, 64)
+        hidden_changed[block] = images[block]
+    loss, visible_loss, hidden_loss = (
+        model.head.loss(prediction, target, model._masked(origin))['loss']
+        for target in (images, visible_changed, hidden_changed)
+    )
+    assert torch.equal(loss, visible_loss)
+    assert not torch.equal(loss, hidden_loss)
+    assert torch.equal(loss, model.loss(images, samples)['loss'])
+
+
+@pytest.mark.parametrize('visible', ['random', 'center', 'top_right'])
+def test_every_block_trains(visible):
+    model = build_qbheat()
+    mask = QuarterMask(input_size=64, visible=visible)
+    model.loss(torch.randn(8, 3, 64, 64), samples_at([mask({})['visible_origin'] for _ in range(8)]))['loss'].backward()
+    assert all(parameter.grad.any() for parameter in model.neck.parameters())
+
+
+def test_penalty_is_a_loss_by_its_own_name():
+    model = build_qbheat(neck=dict(commute='penalty'))
+    for parameter in model.neck.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    losses = model.loss(torch.randn(4, 3, 64, 64), samples_at(CORNERS))
+    assert set(losses) == {'loss', 'loss_commute'}
+    total, logged = model.parse_losses(losses)
+    torch.testing.assert_close(total, losses['loss'] + losses['loss_commute'])
+    assert losses['loss_commute'] > 0.1
+    assert set(logged) >= {'loss', 'loss_commute'}
+    assert set(build_qbheat().loss(torch.randn(4, 3, 64, 64), samples_at(CORNERS))) == {'loss'}
+
+
+@pytest.mark.parametrize('scheme', ['euler', 3, 'exp'])
+@pytest.mark.parametrize('commute', ['none', 'penalty', 'shared_basis'])
+def test_propagators_stay_in_float32_under_autocast(scheme, commute):
+    model = build_qbheat(neck=dict(scheme=scheme, commute=commute))
+    for parameter in model.neck.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
+    origin = model._origins(images, samples)
+    expected = [each.detach() for each in model.neck.propagators()]
+    with torch.autocast('cpu', torch.bfloat16):
+        latent = model.encode_visible(images, origin)
+        propagators = model.neck.propagators()
+        features = model.neck(latent, origin)
+        losses = model.loss(images, samples)
+        sum(losses.values()).backward()
+    assert latent.dtype == torch.bfloat16
+    assert all(each.dtype == torch.float32 and torch.equal(each, full) for each, full in zip(propagators, expected))
+    assert torch.equal(features, model.neck(latent.float(), origin))
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.neck.parameters())
+    if commute == 'shared_basis':
+        a, b = (each[0] for each in model.neck.generators())
+        assert (a @ b - b @ a).norm() < 1e-5 * (a @ b).norm()

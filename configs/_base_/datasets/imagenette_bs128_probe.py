@@ -1,0 +1,38 @@
+# Imagenette, or any tree of class folders, at 128 px: DATA_ROOT holds train/ and val/, whose folders are the classes.
+data_root = '{{$DATA_ROOT:data/imagenette}}'
+num_classes = int('{{$NUM_CLASSES:10}}')
+img_size = 128
+
+load = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
+train_pipeline = [
+    load,
+    dict(type='RandomResizedCrop', scale=img_size, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    load,
+    dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=img_size),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='FolderDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='FolderDataset', data_root=data_root, data_prefix='val', test_mode=True, pipeline=test_pipeline),
+)
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,3 @@
+_base_ = './ft_mobile-former-52m.py'
+
+model = dict(backbone=dict(arch='294m'), head=dict(in_channels=192))

@@ -1,0 +1,3 @@
+_base_ = './mocov2_mobile-former-52m.py'
+
+model = dict(backbone=dict(arch='294m'), neck=dict(in_channels=192))

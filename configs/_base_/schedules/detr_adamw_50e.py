@@ -1,0 +1,5 @@
+# Conditional DETR's and DAB-DETR's 50 epochs.
+_base_ = './detr_adamw_150e.py'
+max_epochs = 50
+param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[40], gamma=0.1)]
+train_cfg = dict(max_epochs=max_epochs)

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/detr_mobile-former-285m-frozen.py',
+    '../_base_/datasets/coco_detr.py',
+    '../_base_/schedules/detr_adamw_500e.py',
+    '../_base_/detection_runtime.py',
+]

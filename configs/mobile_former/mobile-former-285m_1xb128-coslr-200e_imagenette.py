@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/mobile-former-294m.py',
+    '../_base_/datasets/imagenette_bs128_probe.py',
+    '../_base_/schedules/imagenette_adamw_coslr_200e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    backbone=dict(arch='285m'),
+    head=dict(num_classes=_base_.num_classes, in_channels=160),
+)
+data_preprocessor = dict(num_classes=_base_.num_classes)
+val_cfg = dict()
+test_cfg = dict()

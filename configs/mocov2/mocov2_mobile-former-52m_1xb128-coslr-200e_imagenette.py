@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/models/mocov2_mobile-former-52m.py',
+    '../_base_/datasets/imagenette_bs128_mocov2.py',
+    '../_base_/schedules/imagenette_adamw_coslr_200e.py',
+    '../_base_/mocov2_runtime.py',
+]
+
+# A data set of ten thousand pictures wants a smaller queue and a faster key encoder.
+model = dict(queue_len=4096, momentum=0.01)

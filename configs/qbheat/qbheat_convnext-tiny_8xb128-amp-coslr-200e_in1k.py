@@ -1,0 +1,19 @@
+_base_ = [
+    '../_base_/models/qbheat_mobile-former-52m.py',
+    '../_base_/datasets/imagenet_bs128_qbheat.py',
+    '../_base_/schedules/adamw_coslr_200e.py',
+    '../_base_/qbheat_runtime.py',
+]
+
+# Tiny's first three stages, the third at stride 16; the map, and not its average, is what gets normalised.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ConvNeXt',
+        arch=dict(depths=[3, 3, 9], channels=[96, 192, 384]),
+        out_indices=(2,),
+        gap_before_final_norm=False,
+    ),
+    neck=dict(in_channels=384),
+    head=dict(decoder=dict(in_channels=384)),
+)

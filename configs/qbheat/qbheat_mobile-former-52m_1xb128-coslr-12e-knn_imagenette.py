@@ -1,0 +1,20 @@
+# The same pre-training, watched: k-NN accuracy before it and every second epoch. No label is learned from.
+_base_ = ['./qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py']
+
+data_root = '{{$DATA_ROOT:data/imagenette}}'
+pipeline = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow'),
+    dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=128),
+    dict(type='PackInputs'),
+]
+dataset = dict(type='FolderDataset', data_root=data_root, test_mode=True, pipeline=pipeline)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='KnnHook',
+        bank=dict(data_prefix='train', **dataset),
+        queries=dict(data_prefix='val', **dataset),
+        interval=2,
+    ),
+]

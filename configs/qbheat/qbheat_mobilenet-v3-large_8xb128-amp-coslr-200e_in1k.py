@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/qbheat_mobile-former-52m.py',
+    '../_base_/datasets/imagenet_bs128_qbheat.py',
+    '../_base_/schedules/adamw_coslr_200e.py',
+    '../_base_/qbheat_runtime.py',
+]
+
+# The last layer at stride 16. mmpretrain's MobileNetV3 has no option to leave out those after it: they run, unused.
+model = dict(
+    backbone=dict(_delete_=True, type='MobileNetV3', arch='large', out_indices=(12,)),
+    neck=dict(in_channels=112),
+    head=dict(decoder=dict(in_channels=112)),
+)
+find_unused_parameters = True

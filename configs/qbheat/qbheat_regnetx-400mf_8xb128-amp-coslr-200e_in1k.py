@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/qbheat_mobile-former-52m.py',
+    '../_base_/datasets/imagenet_bs128_qbheat.py',
+    '../_base_/schedules/adamw_coslr_200e.py',
+    '../_base_/qbheat_runtime.py',
+]
+
+# All four stages; without the last one's stride their weights fit the ordinary RegNet, at stride 16.
+model = dict(
+    backbone=dict(_delete_=True, type='RegNet', arch='regnetx_400mf', strides=(2, 2, 2, 1)),
+    neck=dict(in_channels=384),
+    head=dict(decoder=dict(in_channels=384)),
+)

@@ -1,0 +1,21 @@
+_base_ = [
+    '../_base_/models/qbheat_mobile-former-52m.py',
+    '../_base_/datasets/imagenet_bs128_qbheat.py',
+    '../_base_/schedules/adamw_coslr_200e.py',
+    '../_base_/qbheat_runtime.py',
+]
+
+# Tiny's first three stages, the third at stride 16. A quarter of 112 px gives maps of 28, 14 and 7: whole windows of 7,
+# so neither padding (pad_small_map) nor, without an absolute position embedding, any resizing takes place.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='SwinTransformer',
+        arch=dict(embed_dims=96, depths=[2, 2, 6], num_heads=[3, 6, 12]),
+        drop_path_rate=0.0,
+        out_indices=(2,),
+    ),
+    neck=dict(in_channels=384),
+    head=dict(decoder=dict(in_channels=384)),
+)
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)}))

@@ -1,0 +1,37 @@
+"""Say what a run really trains with."""
+
+from __future__ import annotations
+
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class EffectiveBatchHook(Hook):
+    """Before training, log the effective batch size and the peak learning rates that follow from it.
+
+    mmengine logs by how much ``auto_scale_lr`` scales, not what comes out.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Log one line."""
+        batch, processes = runner.train_dataloader.batch_size, dist.get_world_size()
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        rates = {
+            group.get('initial_lr', group['lr']): None  # schedulers keep the peak; a dict keeps the order
+            for group in runner.optim_wrapper.optimizer.param_groups
+        }
+        base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+        scaled = runner.cfg.get('auto_scale_lr', {}).get('enable') if base else False
+        runner.logger.info(
+            f'Effective batch: {processes} process(es) x {batch} pictures x {accumulated} accumulated = '
+            f'{processes * batch * accumulated}; peak learning rate {", ".join(f"{rate:g}" for rate in rates)}'
+            + (f', scaled from a batch of {base}' if scaled else ', as in the config')
+            + f'; {len(runner.train_dataloader.dataset)} pictures, {len(runner.train_dataloader)} iterations an epoch.'
+        )
+        if scaled and accumulated > 1:
+            runner.logger.warning(
+                f'auto_scale_lr does not count the {accumulated} accumulated batches: scale the learning rate by hand.'
+            )

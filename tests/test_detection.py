@@ -1,0 +1,362 @@
+"""What every detection config must do: train, be evaluated, and leave a frozen backbone alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from coco_layout import write_coco
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.runner import Runner
+
+from qbheat_mm.checkpoint import CheckpointError
+from qbheat_mm.evaluation.coco_box_metric import FIGURES
+
+mmdet = pytest.importorskip('mmdet')
+from mmdet.registry import MODELS  # noqa: E402
+
+CONFIGS = sorted((ROOT / 'configs' / 'detection').glob('*.py'))
+ORIGINALS = {
+    'detr': 'detr/detr_r50_8xb2-150e_coco.py',
+    'conditional-detr': 'conditional_detr/conditional-detr_r50_8xb2-50e_coco.py',
+    'dab-detr': 'dab_detr/dab-detr_r50_8xb2-50e_coco.py',
+    'deformable-detr': 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+    'dino-4scale': 'dino/dino-4scale_r50_8xb2-{epochs}_coco.py',
+}
+DETR = 'detr_mobile-former-285m-frozen_8xb2-150e_coco'
+SMALL = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='Resize', scale=(256, 256), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+
+
+def read(name: str) -> Config:
+    return Config.fromfile(ROOT / 'configs' / 'detection' / f'{name}.py')
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope(_mmpretrain_scope):
+    DefaultScope._instance_dict.clear()
+    init_default_scope('mmdet')
+
+
+def build(cfg: dict, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return MODELS.build(cfg)
+
+
+# ---------------------------------------------------------------------------------------------- the configs' text
+
+
+def without_defaults(model: dict) -> dict:
+    """A model's config without the backbone, and without fields that say what is the default."""
+    model = {key: value for key, value in model.items() if key not in ('backbone', 'num_feature_levels')}
+    model['neck'] = {key: value for key, value in model['neck'].items() if key not in ('in_channels', 'norm_cfg')}
+    model['neck']['norm_cfg'] = model['neck'].get('norm_cfg')
+    model['bbox_head'] = {key: value for key, value in model['bbox_head'].items() if key != 'num_classes'}
+    for part in ('encoder', 'decoder'):
+        for name, layer in model[part]['layer_cfg'].items():
+            if name.endswith('attn_cfg'):
+                layer.pop('batch_first', None)
+    return model
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_everything_but_the_backbone_is_mmdets_own(path):
+    mim = Path(mmdet.__file__).parent / '.mim' / 'configs'
+    if not mim.is_dir():
+        pytest.skip('mmdet is installed without its configs')
+    detector, backbone, schedule, *_ = path.stem.split('_')
+    workers, epochs = schedule.split('-')
+    ours, theirs = (Config.fromfile(file) for file in (path, mim / ORIGINALS[detector].format(epochs=epochs)))
+    assert without_defaults(ours.model.to_dict()) == without_defaults(theirs.model.to_dict())
+    assert ours.optim_wrapper.optimizer == theirs.optim_wrapper.optimizer
+    assert ours.optim_wrapper.clip_grad == theirs.optim_wrapper.clip_grad
+    assert ours.auto_scale_lr.base_batch_size == eval(workers.replace('xb', '*'))
+    if 'people320' not in path.stem:
+        assert ours.auto_scale_lr.base_batch_size == theirs.auto_scale_lr.base_batch_size
+    assert ours.train_cfg.max_epochs == ours.param_scheduler[0].end == int(epochs[:-1])
+    if ours.train_cfg.max_epochs == theirs.train_cfg.max_epochs:
+        assert ours.param_scheduler[0].milestones == theirs.param_scheduler[0].milestones
+
+    frozen = 'frozen' in backbone
+    keys = dict(ours.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {}))
+    assert (keys.pop('backbone', None) is None) == frozen
+    theirs.optim_wrapper.paramwise_cfg.custom_keys.pop('backbone')
+    assert keys == theirs.optim_wrapper.paramwise_cfg.custom_keys
+
+
+def test_the_ten_classes_are_the_most_frequent():
+    file = ROOT / 'data' / 'coco_people320' / 'annotations' / 'instances_train.json'
+    if not file.is_file():
+        pytest.skip(f'{file} is not there')
+    content = json.loads(file.read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    counts = Counter(names[box['category_id']] for box in content['annotations'])
+    cfg = read('conditional-detr_mobile-former-285m-frozen_1xb16-50e_coco-people320-10c')
+    frequent = {name for name, _ in counts.most_common(10)}
+    assert list(cfg.classes) == [name for name in names.values() if name in frequent]
+
+
+@pytest.mark.parametrize(('name', 'count'), [('10c', 10), ('person', 1)])
+def test_the_classes_reach_model_and_data(name, count):
+    cfg = read(f'detr_mobile-former-285m-frozen_1xb16-50e_coco-people320-{name}')
+    assert cfg.model.bbox_head.num_classes == count
+    for split in ('train', 'val', 'test'):
+        assert len(cfg[f'{split}_dataloader'].dataset.metainfo.classes) == count
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_readme_and_metafile_list_it(path):
+    assert f']({path.name})' in (path.parent / 'README.md').read_text()
+    listed = {model['Name']: model for model in load(path.parent / 'metafile.yml')['Models']}
+    assert set(listed) == {path.stem for path in CONFIGS}
+    model = listed[path.stem]
+    assert ROOT / model['Config'] == path
+    assert model['Metadata']['Epochs'] == Config.fromfile(path).train_cfg.max_epochs
+
+
+def test_the_readmes_config_for_own_data_follows_the_data(make_coco, tmp_path, monkeypatch):
+    make_coco('train', classes=('dog', 'cat', 'bird'))
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    text = (ROOT / 'configs' / 'detection' / 'README.md').read_text().split('```python\n')[1].split('```')[0]
+    (tmp_path / 'mine.py').write_text(text.replace("'../_base_", f"'{ROOT}/configs/_base_"))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert build(dict(cfg.model, backbone=dict(cfg.model.backbone, init_cfg=None))).bbox_head.num_classes == 3
+
+
+# --------------------------------------------------------------------------------------- the price of a frozen one
+
+BACKBONES = [DETR, 'deformable-detr_mobile-former-285m-frozen_16xb2-50e_coco', 'detr_r50-frozen_8xb2-150e_coco']
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('frozen', [True, False])
+def test_a_frozen_backbone_keeps_no_graph_and_no_activation(name, frozen):
+    cfg = read(name).model.backbone
+    cfg.init_cfg = None
+    if not frozen:
+        cfg.frozen_stages = -1
+        cfg.pop('norm_cfg', None)
+    backbone = build(cfg)
+    backbone.train()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        outputs = backbone(torch.rand(1, 3, 64, 64))
+    assert [output.requires_grad for output in outputs] == [not frozen] * len(outputs)
+    assert bool(kept) is not frozen
+    assert any(parameter.requires_grad for parameter in backbone.parameters()) != frozen
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_frozen_means_eval_mode_after_every_train(name):
+    cfg = read(name).model.backbone
+    cfg.init_cfg = None
+    backbone = build(cfg)
+    for _ in range(2):
+        backbone.eval()
+        backbone.train()
+        norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+
+
+# ------------------------------------------------------------------------------------------------ what is loaded
+
+
+def published(kind: str) -> dict[str, torch.Tensor]:
+    """State dicts as runs write them, around the weights of a backbone."""
+    cfg = read(DETR).model.backbone
+    cfg.init_cfg = None
+    backbone = build(cfg, seed=1)
+    other = build(cfg, seed=2).state_dict()
+    weights = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
+    extra = torch.zeros(1)
+    if kind == 'qbheat':
+        return weights | {'neck.a': extra, 'head.decoder.proj.weight': extra}
+    return (
+        {f'encoder_k.module.0.{key}': value for key, value in other.items()}
+        | weights
+        | {'neck.fc0.weight': extra, 'head.weight': extra, 'queue': extra, 'queue_ptr': extra}
+        | {f'ema_backbone.{key}': value for key, value in other.items()}
+    )
+
+
+@pytest.fixture
+def small_detr() -> Config:
+    """The config with one layer in the encoder and in the decoder."""
+    cfg = read(DETR)
+    cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 1
+    return cfg
+
+
+@pytest.mark.parametrize('kind', ['qbheat', 'moco'])
+@pytest.mark.parametrize('wrap', [lambda weights: dict(meta=dict(epoch=3), state_dict=weights), dict])
+def test_a_backbone_arrives_whole_from_among_everything_else(kind, wrap, small_detr, tmp_path):
+    stored = published(kind)
+    torch.save(wrap(stored), tmp_path / 'run.pth')
+    small_detr.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(tmp_path / 'run.pth')})
+    model = build(small_detr.model)
+    model.init_weights()
+    found = model.backbone.state_dict()
+    assert found
+    for key, value in found.items():
+        assert torch.equal(value, stored[f'backbone.{key}']), key
+
+
+@pytest.mark.parametrize(('kind', 'prefixes'), [('qbheat', 3), ('moco', 7)])
+def test_a_wrong_prefix_stops_and_shows_the_right_ones(kind, prefixes, small_detr, tmp_path):
+    stored = published(kind)
+    torch.save(dict(state_dict=stored), tmp_path / 'run.pth')
+    small_detr.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'run.pth'), prefix='encoder_q.')
+    with pytest.raises(CheckpointError, match=r'nothing under the prefix "encoder_q\."') as error:
+        build(small_detr.model).init_weights()
+    names = {key.split('.')[0] for key in stored}
+    assert len(names) == prefixes
+    assert all(f'"{name}." (' in str(error.value) for name in names)
+
+
+def test_the_momentum_encoder_can_be_asked_for(small_detr, tmp_path):
+    stored = published('moco')
+    torch.save(dict(state_dict=stored), tmp_path / 'run.pth')
+    small_detr.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'run.pth'), prefix='encoder_k.module.0')
+    model = build(small_detr.model)
+    model.init_weights()
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, stored[f'encoder_k.module.0.{key}']), key
+
+
+def test_a_run_without_a_checkpoint_stops(small_detr):
+    with pytest.raises(CheckpointError, match=r'model\.backbone\.init_cfg\.checkpoint'):
+        build(small_detr.model).init_weights()
+
+
+# ----------------------------------------------------------------------------------------------------- runs
+
+
+def shrink(cfg: Config, work_dir: Path) -> Config:
+    """Two steps of three pictures at 256 px, and an evaluation."""
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(work_dir),
+            train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2),
+            test_dataloader=None,
+            test_evaluator=None,
+            test_cfg=None,
+            experiment_name=work_dir.name,
+            default_hooks=dict(checkpoint=None),
+        )
+    )
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(batch_size=3, num_workers=0, persistent_workers=False)
+        loader.dataset.pipeline = [dict(step) for step in SMALL]
+    cfg.val_dataloader.dataset.pipeline.pop(2)
+    cfg.val_dataloader.dataset.pipeline[-1].update(
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    )
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
+    """Every picture of the layout is trained on: none with boxes, a crowd, grey, four channels, a single pixel."""
+    monkeypatch.setenv('DATA_ROOT', str(write_coco(tmp_path / 'coco', people320='people320' in path.stem)))
+    cfg = shrink(Config.fromfile(path), tmp_path / path.stem)
+    backbone = dict(cfg.model.backbone, init_cfg=None)
+    stored = {f'backbone.{key}': value for key, value in build(backbone, seed=1).state_dict().items()}
+    torch.save(dict(state_dict=stored), tmp_path / 'pretrained.pth')
+    cfg.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'), prefix='backbone.'
+    )
+
+    DefaultScope._instance_dict.clear()
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+
+    frozen = 'frozen' in path.stem
+    same = [torch.equal(value, stored[f'backbone.{key}']) for key, value in runner.model.backbone.state_dict().items()]
+    assert all(same) == frozen
+    # every parameter that trains has had a gradient, as DDP without find_unused_parameters wants; no other has state
+    trained = {name for name, value in runner.model.named_parameters() if value.requires_grad}
+    names = {value: name for name, value in runner.model.named_parameters()}
+    assert {names[value] for value in runner.optim_wrapper.optimizer.state} == trained
+    assert any(name.startswith('backbone.') for name in trained) is not frozen
+
+    figures = {
+        key.removeprefix('coco/bbox_')
+        for key in (name.removeprefix('val/') for name in runner.message_hub.log_scalars)
+        if key.startswith('coco/bbox_')
+    }
+    assert figures == set(FIGURES)
+    assert 0 <= runner.message_hub.get_scalar('val/coco/bbox_mAP').current() <= 1
+    assert (
+        sum(name.endswith('_precision') for name in runner.message_hub.log_scalars) == cfg.model.bbox_head.num_classes
+    )
+
+
+# ------------------------------------------------------------------------------------------- two processes
+
+DISTRIBUTED = """
+_base_ = ['{config}']
+model = dict(
+    backbone=dict(init_cfg=dict(checkpoint='{checkpoint}')),
+    encoder=dict(num_layers=1),
+    decoder=dict(num_layers=1),
+)
+find_unused_parameters = False
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline))
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_backbone_alone(tmp_path):
+    """With gloo, from a shell; the optimizer that is saved has state for what trains, and nothing else."""
+    stored = published('qbheat')
+    torch.save(dict(state_dict=stored), tmp_path / 'pretrained.pth')
+    config = ROOT / 'configs' / 'detection' / f'{DETR}.py'
+    (tmp_path / 'config.py').write_text(DISTRIBUTED.format(config=config, checkpoint=tmp_path / 'pretrained.pth'))
+    done = subprocess.run(
+        [str(ROOT / 'tools' / 'dist_train.sh'), 'config.py', '2', '--work-dir', 'run', '--no-validate'],
+        cwd=tmp_path,
+        env=dict(
+            os.environ,
+            DATA_ROOT=str(write_coco(tmp_path / 'coco')),
+            OMP_NUM_THREADS='1',
+            PORT='29517',
+            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert 'is skipped since its requires_grad' not in done.stdout
+    saved = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
+    frozen = {key: value for key, value in saved['state_dict'].items() if key.startswith('backbone.')}
+    assert frozen.keys() == {key for key in stored if key.startswith('backbone.')}
+    for key, value in frozen.items():
+        assert torch.equal(value, stored[key]), key
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    trained = [parameter for parameter in build(cfg.model).parameters() if parameter.requires_grad]
+    assert len(saved['optimizer']['state']) == len(trained)

@@ -1,0 +1,107 @@
+"""A detector learns eight pictures by heart: minutes of training, so on request only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.runner import Runner
+
+pytest.importorskip('mmdet')
+from mmdet.registry import MODELS
+
+ITERATIONS = int(os.environ.get('QBHEAT_OVERFIT', 0))
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+
+def write_random_backbone(cfg: Config, images: Path, out: Path) -> None:
+    """Random weights with the BatchNorm statistics of the pictures: otherwise all features are nearly the same."""
+    torch.manual_seed(0)
+    backbone = MODELS.build(dict(cfg.model.backbone, init_cfg=None, frozen_stages=-1))
+    backbone.init_weights()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average
+    pictures = [torch.from_numpy(mmcv.imread(path)).permute(2, 0, 1) for path in sorted(images.iterdir())]
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    with torch.no_grad():
+        backbone.train()(preprocessor(dict(inputs=pictures, data_samples=[]))['inputs'])
+    torch.save({f'backbone.{key}': value for key, value in backbone.state_dict().items()}, out)
+
+
+def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> None:
+    """One layer in the encoder, two in the decoder, and no dropout: it is the path that is tested, not the size."""
+    encoder = dict(self_attn_cfg=dict(dropout=0.0), ffn_cfg=dict(feedforward_channels=512, ffn_drop=0.0))
+    attention = dict(dropout=0.0) if cfg.model.type == 'DETR' else dict(attn_drop=0.0)
+    decoder = dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=encoder['ffn_cfg'])
+    dataset = dict(
+        data_root=str(data),
+        ann_file='annotations/train.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=classes),
+        pipeline=PIPELINE,
+    )
+    loader = dict(batch_size=8, num_workers=0, persistent_workers=False, dataset=dataset)
+    cfg.merge_from_dict(
+        dict(
+            model=dict(
+                num_queries=20,
+                test_cfg=dict(max_per_img=20),
+                backbone=dict(init_cfg=dict(checkpoint=str(backbone))),
+                neck=dict(norm_cfg=dict(type='GN', num_groups=32)),
+                encoder=dict(num_layers=1, layer_cfg=encoder),
+                decoder=dict(num_layers=2, layer_cfg=decoder),
+                bbox_head=dict(num_classes=len(classes)),
+            ),
+            train_dataloader=loader,
+            val_dataloader=loader,
+            val_evaluator=dict(ann_file=str(data / 'annotations' / 'train.json')),
+            test_dataloader=None,
+            test_evaluator=None,
+            test_cfg=None,
+            optim_wrapper=dict(optimizer=dict(lr=4e-4)),
+            auto_scale_lr=dict(enable=False),
+            train_cfg=dict(
+                _delete_=True, type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=ITERATIONS // 10
+            ),
+        )
+    )
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=ITERATIONS),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ITERATIONS < 100, reason='minutes of training; QBHEAT_OVERFIT=1000 (iterations) asks for it')
+@pytest.mark.parametrize('schedule', ['conditional-detr,8xb2-50e', 'detr,8xb2-150e'])
+def test_eight_pictures_are_learned_by_heart(schedule, load_tool, tmp_path):
+    pytest.importorskip('skimage')
+    detector, schedule = schedule.split(',')
+    data, backbone = tmp_path / 'data', tmp_path / 'backbone.pth'
+    converter = load_tool('dataset_converters/skimage_to_demo.py')
+    converter.write_detection(data, dict(train=8), size=160, rng=np.random.default_rng(0))
+    cfg = Config.fromfile(ROOT / f'configs/detection/{detector}_mobile-former-285m-frozen_{schedule}_coco.py')
+    DefaultScope._instance_dict.clear()
+    init_default_scope('mmdet')
+    write_random_backbone(cfg, data / 'images', backbone)
+    small(cfg, data, converter.OBJECTS, backbone)
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg.experiment_name = detector
+    DefaultScope._instance_dict.clear()
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    curve = [round(float(value), 3) for value in runner.message_hub.get_scalar('val/coco/bbox_mAP_50').data[0]]
+    print(f'{detector}: AP50 every {ITERATIONS // 10} iterations: {curve}')
+    assert curve[-1] > 0.9, curve

@@ -1,0 +1,91 @@
+"""tools/test.py on a detector, from a shell."""
+
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from coco_data import TINY_DETR
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from qbheat_mm.evaluation.coco_box_metric import FIGURES
+
+pytest.importorskip('mmdet')
+from mmdet.registry import MODELS
+
+CONFIG = """
+_base_ = [
+    '{root}/configs/_base_/datasets/coco_custom.py',
+    '{root}/configs/_base_/schedules/detr_adamw_50e.py',
+    '{root}/configs/_base_/detection_runtime.py',
+]
+model = {model}
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
+
+
+@pytest.fixture
+def project(make_coco, tmp_path):
+    """Data, a config and a checkpoint whose detections are worth a little."""
+    for split in ('train', 'val'):
+        make_coco(split)
+    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=TINY_DETR))
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(deepcopy(TINY_DETR)).state_dict()), tmp_path / 'detector.pth')
+    return tmp_path
+
+
+def run_test(project: Path, *options: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'test.py'), 'config.py', 'detector.pth', '--work-dir', 'run', *options],
+        cwd=project,
+        env=dict(os.environ, DATA_ROOT=str(project), OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((project / 'metrics.json').read_text())
+
+
+@pytest.mark.slow
+def test_metrics_and_detections_are_written(project):
+    metrics = run_test(project, '--out', 'metrics.json')
+    assert set(metrics) == {f'coco/bbox_{name}' for name in FIGURES} | {'coco/cat_precision', 'coco/dog_precision'}
+    detections = json.loads((project / 'run' / 'detections.bbox.json').read_text())
+    assert set(detections[0]) == {'image_id', 'bbox', 'score', 'category_id'}
+    assert {detection['category_id'] for detection in detections} <= {10, 7}
+
+    truth = COCO(str(project / 'annotations' / 'instances_val.json'))
+    evaluation = COCOeval(truth, truth.loadRes(str(project / 'run' / 'detections.bbox.json')), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert [metrics[f'coco/bbox_{name}'] for name in FIGURES] == [float(value) for value in evaluation.stats]
+
+
+@pytest.mark.slow
+def test_the_place_of_the_detections_can_be_chosen(project):
+    run_test(project, '--out', 'metrics.json', '--cfg-options', 'test_evaluator.outfile_prefix=mine/found')
+    assert (project / 'mine' / 'found.bbox.json').is_file()
+    assert not (project / 'run' / 'detections.bbox.json').exists()
+
+
+def test_only_our_metric_without_a_place_is_given_one(load_tool):
+    tool = load_tool('test.py')
+    metrics = [dict(type='CocoBoxMetric'), dict(type='CocoBoxMetric', outfile_prefix='mine'), dict(type='Accuracy')]
+    cfg = Config(dict(work_dir='run', test_evaluator=metrics))
+    tool.keep_detections(cfg)
+    assert [metric.get('outfile_prefix') for metric in cfg.test_evaluator] == ['run/detections', 'mine', None]
+    for evaluator in (None, dict(type='CocoBoxMetric')):
+        cfg = Config(dict(work_dir='run', test_evaluator=evaluator))
+        tool.keep_detections(cfg)
+    assert cfg.test_evaluator.outfile_prefix == 'run/detections'

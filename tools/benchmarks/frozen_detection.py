@@ -1,0 +1,152 @@
+"""What a frozen backbone saves: time and memory of a detector's training step, frozen beside trained.
+
+    python tools/benchmarks/frozen_detection.py --size 256 --batch 2
+    python tools/benchmarks/frozen_detection.py --device cuda --size 800 --rounds 20
+    python tools/benchmarks/frozen_detection.py FROZEN_CONFIG TRAINED_CONFIG
+
+Weights, pictures and boxes are random. Rounds of the two alternate, so that a busy machine slows both; medians are
+shown. Memory is measured in a fresh process for each: on a CPU how much the process grew at its peak, on a GPU
+PyTorch's peak. What is kept for the backward pass is counted as autograd stores it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import qbheat_mm  # noqa: F401
+
+FOLDER = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
+CONFIGS = [str(FOLDER / f'detr_mobile-former-285m{frozen}_8xb2-150e_coco.py') for frozen in ('-frozen', '')]
+MIB = 2**20
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='*', default=CONFIGS, help='default: DETR on Mobile-Former 285m')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--size', type=int, default=256, help='side of the pictures in pixels')
+    parser.add_argument('--batch', type=int, default=2, help='pictures in a step')
+    parser.add_argument('--boxes', type=int, default=7, help='boxes in a picture')
+    parser.add_argument('--rounds', type=int, default=10)
+    parser.add_argument('--threads', type=int, default=1, help='threads on a CPU')
+    return parser.parse_args()
+
+
+class Step:
+    """A detector with its optimizer, and a batch to train on."""
+
+    def __init__(self, config: str, args: argparse.Namespace) -> None:
+        torch.set_num_threads(args.threads)
+        register_all_modules()
+        MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
+        torch.manual_seed(0)
+        cfg = Config.fromfile(config)
+        cfg.model.backbone.init_cfg = None
+        self.device = torch.device(args.device)
+        self.model: nn.Module = MODELS.build(cfg.model).to(self.device).train()
+        self.optimizer: OptimWrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        pictures = [torch.randint(256, (3, args.size, args.size), dtype=torch.uint8) for _ in range(args.batch)]
+        self.data = dict(inputs=pictures, data_samples=[self._sample(args.size, args.boxes) for _ in pictures])
+
+    @staticmethod
+    def _sample(size: int, boxes: int) -> DetDataSample:
+        shape = (size, size)
+        sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, batch_input_shape=shape))
+        corners = torch.rand(boxes, 2) * size / 2
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corners, corners + torch.rand(boxes, 2) * size / 2], 1),
+            labels=torch.zeros(boxes, dtype=torch.long),
+        )
+        return sample
+
+    def __call__(self) -> float:
+        """Take a step; seconds to the end of its work on the device."""
+        start = perf_counter()
+        self.model.train_step(self.data, self.optimizer)
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+        return perf_counter() - start
+
+    def kept(self) -> float:
+        """MiB that a forward pass keeps for the backward pass, parameters left out, each storage once."""
+        own = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        storages = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage  # held, so that no address comes twice
+            return tensor
+
+        data = self.model.data_preprocessor(self.data, True)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            losses = self.model(**data, mode='loss')  # noqa: F841  the graph lives as long as they do
+        return sum(storage.nbytes() for storage in storages.values()) / MIB
+
+    def gradients_and_state(self) -> float:
+        """MiB of gradients and of the optimizer's state, after a step."""
+        parameters = sum(
+            value.numel() * value.element_size() for value in self.model.parameters() if value.requires_grad
+        )
+        states = self.optimizer.optimizer.state.values()
+        tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return (parameters + sum(value.numel() * value.element_size() for value in tensors)) / MIB
+
+
+def memory(config: str, args: argparse.Namespace) -> dict[str, float]:
+    """What a run of three steps needs; called in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = Step(config, args)
+    for _ in range(3):
+        step()
+    if step.device.type == 'cuda':
+        peak = torch.cuda.max_memory_allocated() / MIB
+    else:
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # Linux counts in KiB
+    return dict(peak=peak, state=step.gradients_and_state(), kept=step.kept())
+
+
+def measure_memory(config: str, args: argparse.Namespace) -> dict[str, float]:
+    """`memory` in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(memory, config, args).result()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    args = parse_args()
+    needs = [measure_memory(config, args) for config in args.configs]
+    steps = [Step(config, args) for config in args.configs]
+    for step in steps:
+        step()  # warms up
+    times = [[step() for step in steps] for _ in range(args.rounds)]
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{platform.machine()}, {args.threads} thread(s)'
+    print(f'{name}; torch {torch.__version__}; {args.batch} x {args.size} px; median of {args.rounds} rounds\n')
+    print('| config | step (ms) | peak (MiB) | kept for backward (MiB) | gradients and optimizer (MiB) |')
+    print('|---|---|---|---|---|')
+    for config, need, own in zip(args.configs, needs, zip(*times)):
+        print(
+            f'| {Path(config).stem} | {1000 * median(own):.0f} | {need["peak"]:.0f} | {need["kept"]:.1f} '
+            f'| {need["state"]:.1f} |'
+        )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,192 @@
+"""Time HeatNeck's share of a QB-Heat training step (forward, backward, optimizer), every option of it.
+
+    python tools/benchmarks/heat_neck_share.py --batch-size 32 --threads 2
+    python tools/benchmarks/heat_neck_share.py --batch-size 256 --device cuda --bf16
+
+The neck is timed by itself on features of the model's shape, with the gradients of its matrices and of the features,
+and AdamW's update; the rest of the step is the whole step without an equation (scheme='none') less the time of its
+neck, which copies. A share is neck / (neck + rest). Rounds over all options alternate with whole steps, so that a busy
+machine slows all alike; medians are shown. For comparison, one line times whole steps with the default neck directly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from qbheat_mm.models import HeatNeck
+from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
+
+BASE = Path(__file__).resolve().parents[2] / 'configs/_base_/models/qbheat_mobile-former-52m.py'
+NONE = ('none', 'signed', 'none')
+OPTIONS = [NONE, *product(('euler', 4, 'exp'), ('signed', 'separate'), ('none', 'penalty', 'shared_basis'))]
+WHOLE = {'whole step, scheme=none': 'none', 'whole step, default': 'euler'}
+Step = Callable[[], object]
+
+
+def build_model(arch: str, size: int, scheme: str) -> nn.Module:
+    """QB-Heat on a Mobile-Former at output stride 16, as configs/qbheat have it."""
+    torch.manual_seed(0)
+    config = Config.fromfile(BASE)
+    channels = ARCH_SETTINGS[arch]['blocks'][-1][1]
+    config.merge_from_dict(
+        {
+            'model.img_size': size,
+            'model.backbone.arch': arch,
+            'model.neck': dict(in_channels=channels, scheme=scheme),
+            'model.head.decoder.in_channels': channels,
+        }
+    )
+    return MODELS.build(config.model)
+
+
+def optimizer_step(module: nn.Module, forward_backward: Step) -> Step:
+    """Forward, backward, and AdamW's update of a module."""
+    parameters = list(module.parameters())
+    optimizer = torch.optim.AdamW(parameters, 1e-4) if parameters else None
+
+    def step() -> None:
+        forward_backward()
+        if optimizer:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def whole_step(model: nn.Module, images: Tensor, origin: Tensor, autocast: dict) -> Step:
+    """A training step of the model."""
+    samples = [DataSample() for _ in images]
+    for sample, corner in zip(samples, origin.tolist()):
+        sample.set_field(tuple(corner), 'visible_origin', field_type='metainfo')
+
+    def forward_backward() -> None:
+        with torch.autocast(**autocast):
+            loss = sum(model.loss(images, samples).values())
+        loss.backward()
+
+    return optimizer_step(model, forward_backward)
+
+
+def neck_step(neck: HeatNeck, visible: Tensor, origin: Tensor, autocast: dict) -> Step:
+    """A training step of the neck alone; the decoder's gradient is random numbers."""
+    features = visible.clone().requires_grad_()
+    gradient = torch.randn_like(neck(features, origin))
+
+    def forward_backward() -> None:
+        features.grad = None
+        with torch.autocast(**autocast):
+            whole, losses = neck(features, origin), list(neck.losses().values())
+        torch.autograd.backward([whole, *losses], [gradient, *(torch.ones_like(loss) for loss in losses)])
+
+    return optimizer_step(neck, forward_backward)
+
+
+def seconds(step: Step, device: torch.device, clock: Callable[[], float]) -> float:
+    """The time of one call, to the end of its work on the device."""
+    synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+    synchronize()
+    start = clock()
+    step()
+    synchronize()
+    return clock() - start
+
+
+def time_steps(args: argparse.Namespace) -> dict:
+    """The median seconds of every neck and of whole steps, in rounds over all of them."""
+    device = args.device
+    autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=args.bf16)
+    images = torch.randn(args.batch_size, 3, args.size, args.size, device=device)
+    block = args.size // 32
+    origin = torch.randint(2, (args.batch_size, 2), device=device) * block
+    models = {name: build_model(args.arch, args.size, scheme).to(device) for name, scheme in WHOLE.items()}
+    steps: dict = {name: whole_step(model, images, origin, autocast) for name, model in models.items()}
+    with torch.no_grad(), torch.autocast(**autocast):
+        visible = next(iter(models.values())).encode_visible(images, origin)
+    for scheme, direction, commute in OPTIONS:
+        neck = HeatNeck(visible.shape[1], scheme, direction, commute).to(device)
+        for parameter in neck.parameters():
+            nn.init.normal_(parameter, std=0.02)
+        steps[scheme, direction, commute] = neck_step(neck, visible, origin, autocast)
+    times: dict = {name: [] for name in steps}
+    clock = process_time if args.cpu_time else perf_counter
+    for _ in range(args.rounds + 1):
+        for name, step in steps.items():
+            repeats = 1 if name in WHOLE else args.neck_repeats
+            times[name].extend(seconds(step, device, clock) for _ in range(repeats))
+    return {name: median(record[len(record) // (args.rounds + 1) :]) for name, record in times.items()}  # warmed up
+
+
+def shares(times: dict) -> list[dict]:
+    """One row an option: seconds of the neck, and its share of the step."""
+    rest = times['whole step, scheme=none'] - times[NONE]
+    return [
+        dict(scheme=option[0], direction=option[1], commute=option[2], neck_s=times[option])
+        | dict(share=times[option] / (rest + times[option]))
+        for option in OPTIONS
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time, print the table, write JSON where it was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
+    parser.add_argument('--batch-size', type=int, default=256)
+    parser.add_argument('--size', type=int, default=224, help='side of the pictures in pixels')
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--neck-repeats', type=int, default=3, help='runs of each neck a round')
+    parser.add_argument('--device', default='cpu', type=torch.device)
+    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument('--bf16', action='store_true', help='autocast to bfloat16')
+    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
+    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
+    args = parser.parse_args(argv)
+    if args.cpu_time and args.device.type != 'cpu':
+        parser.error('--cpu-time is for --device cpu')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    init_default_scope('mmpretrain')
+    processor = torch.cuda.get_device_name(args.device) if args.device.type == 'cuda' else platform.processor()
+    setting = dict(
+        arch=args.arch,
+        batch_size=args.batch_size,
+        size=args.size,
+        precision='bf16' if args.bf16 else 'fp32',
+        rounds=args.rounds,
+        clock='processor' if args.cpu_time else 'wall',
+        processor=processor or platform.machine(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    print(', '.join(f'{key} {value}' for key, value in setting.items()), flush=True)
+    times = time_steps(args)
+    rows = shares(times)
+    print(f'\n{"scheme":<7} {"direction":<9} {"commute":<12} {"neck, ms":>9} {"share":>7}')
+    for row in rows:
+        print(
+            f'{row["scheme"]:<7} {row["direction"]:<9} {row["commute"]:<12} {row["neck_s"] * 1e3:>9.2f} '
+            f'{row["share"]:>7.2%}'
+        )
+    print()
+    for name in WHOLE:
+        print(f'{name}: {times[name] * 1e3:.1f} ms')
+    if args.out:
+        whole = {name: times[name] for name in WHOLE}
+        args.out.write_text(json.dumps(dict(setting, whole_step_s=whole, necks=rows), indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,147 @@
+"""Lay a tree of class folders out as train/ and val/, as the small size's configs read it.
+
+    python tools/dataset_converters/class_folders.py SOURCE OUT [--size 128]
+
+SOURCE is an Imagenette folder, or any other with train/ and val/ and class folders in each; or a folder of class
+folders alone, of which every fifth picture becomes validation. With --size the shorter side of larger pictures is
+brought down to so many px, which spares every epoch the decoding of large files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from qbheat_mm.datasets.folder import EXTENSIONS
+
+Tree = dict[str, list[Path]]  # class -> its pictures
+
+
+class LayoutError(ValueError):
+    """A folder that makes no data set."""
+
+
+def read_classes(folder: Path) -> Tree:
+    """The class folders in ``folder`` and the pictures at any depth in each, in order."""
+    return {
+        entry.name: sorted(path for path in entry.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith('.')
+    }
+
+
+def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
+    """``train`` and ``val``, as the source has them, or split here.
+
+    Raises:
+        LayoutError: Naming the folders that are wrong.
+    """
+    if not source.is_dir():
+        raise LayoutError(f'There is no folder "{source}".')
+    if (source / 'train').is_dir() and (source / 'val').is_dir():
+        train, val = (read_classes(source / split) for split in ('train', 'val'))
+        check_counts(source / 'train', train, 2, 'a class cannot be learned from fewer')
+        check_counts(source / 'val', val, 1, 'a class cannot be tested on fewer')
+        check_same_classes(train, val)
+        return dict(train=train, val=val)
+    classes = read_classes(source)
+    check_counts(source, classes, 2, 'one to learn from and one to test on')
+    return dict(
+        train={name: [path for i, path in enumerate(each) if i % val_every] for name, each in classes.items()},
+        val={name: each[::val_every] for name, each in classes.items()},
+    )
+
+
+def check_counts(folder: Path, classes: Tree, at_least: int, why: str) -> None:
+    """Refuse a folder without classes, or with classes of too few pictures."""
+    if not classes:
+        raise LayoutError(f'"{folder}" has no sub-folders, whose names would be the classes.')
+    few = [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]
+    if few:
+        raise LayoutError(
+            f'Class folders of "{folder}" with fewer than {at_least} picture(s), {why}: {", ".join(few[:8])}'
+            f'{" ..." if len(few) > 8 else ""}. Add pictures ({", ".join(EXTENSIONS)}) or remove the folders.'
+        )
+
+
+def check_same_classes(train: Tree, val: Tree) -> None:
+    """Refuse classes that only one side has: labels are places in the sorted list of folders."""
+    for one, lacking, names in (('val', 'train', val.keys() - train), ('train', 'val', train.keys() - val)):
+        if names:
+            raise LayoutError(f'{one}/ has classes that {lacking}/ lacks: {", ".join(sorted(names))}.')
+
+
+def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5) -> dict[str, int]:
+    """Write ``out/train`` and ``out/val``, whole or not at all.
+
+    Args:
+        source: Class folders, or train/ and val/ with class folders.
+        out: Must not exist.
+        size: Shorter side in px of pictures that are larger; None copies the files as they are.
+        val_every: Where there is no val/, every so many pictures one is for validation.
+
+    Returns:
+        The number of pictures per split.
+    """
+    if out.exists():
+        raise LayoutError(f'"{out}" exists; name another folder or remove it.')
+    if val_every < 2:
+        raise LayoutError(f'--val-every {val_every} leaves nothing to learn from; 2 or more.')
+    splits = read_splits(source, val_every)
+    partial = out.with_name(out.name + '.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for split, classes in splits.items():
+            for name, pictures in classes.items():
+                folder = partial / split / name
+                folder.mkdir(parents=True)
+                for i, path in enumerate(pictures):
+                    # The number keeps pictures of the same name from different depths apart.
+                    _write(path, folder / f'{i:06d}_{path.name}', size)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return {split: sum(map(len, classes.values())) for split, classes in splits.items()}
+
+
+def _write(source: Path, target: Path, size: int | None) -> None:
+    if size is None:
+        shutil.copyfile(source, target)
+        return
+    try:
+        with Image.open(source) as picture:
+            picture = ImageOps.exif_transpose(picture).convert('RGB')
+    except (OSError, UnidentifiedImageError) as error:
+        raise LayoutError(f'The picture "{source}" cannot be read ({error}). Remove or replace it.') from error
+    scale = size / min(picture.size)
+    if scale < 1:
+        shape = [max(size, round(length * scale)) for length in picture.size]
+        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    picture.save(target, quality=95)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
+    parser.add_argument('out', type=Path, help='folder to write, which must not exist')
+    parser.add_argument('--size', type=int, help='bring the shorter side of larger pictures down to so many px')
+    parser.add_argument('--val-every', type=int, default=5, help='without a val/, one picture of so many (%(default)s)')
+    args = parser.parse_args(arguments)
+    try:
+        counts = convert(args.source, args.out, args.size, args.val_every)
+    except LayoutError as error:
+        sys.exit(f'class_folders: {error}')
+    classes = sum(1 for _ in (args.out / 'train').iterdir())
+    print(f'wrote {args.out}: {classes} classes, {counts["train"]} pictures to learn from, {counts["val"]} to test on')
+    print(f'Train on it with DATA_ROOT={args.out} NUM_CLASSES={classes} and any config *_imagenette.py')
+
+
+if __name__ == '__main__':
+    main()
