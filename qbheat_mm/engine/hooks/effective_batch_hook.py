@@ -17,7 +17,8 @@ class EffectiveBatchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Log one line."""
-        batch, processes = runner.train_dataloader.batch_size, dist.get_world_size()
+        loader, processes = runner.train_dataloader, dist.get_world_size()
+        batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         rates = {
             group.get('initial_lr', group['lr']): None  # schedulers keep the peak; a dict keeps the order
@@ -29,7 +30,7 @@ class EffectiveBatchHook(Hook):
             f'Effective batch: {processes} process(es) x {batch} pictures x {accumulated} accumulated = '
             f'{processes * batch * accumulated}; peak learning rate {", ".join(f"{rate:g}" for rate in rates)}'
             + (f', scaled from a batch of {base}' if scaled else ', as in the config')
-            + f'; {len(runner.train_dataloader.dataset)} pictures, {len(runner.train_dataloader)} iterations an epoch.'
+            + f'; {len(loader.dataset)} pictures, {len(loader)} iterations an epoch.'
         )
         if scaled and accumulated > 1:
             runner.logger.warning(
