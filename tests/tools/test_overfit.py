@@ -21,6 +21,7 @@ ITERATIONS = int(os.environ.get('QBHEAT_OVERFIT', 0))
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # changes nothing; the detector asks for its scale_factor
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
