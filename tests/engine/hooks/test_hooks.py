@@ -216,6 +216,7 @@ def test_calibration_gives_the_backbone_the_statistics_of_its_data():
             head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
         )
     )
+    model.train()  # frozen parts go to eval mode
     pictures = torch.rand(8, 3, 64, 64) * 10
     data = torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=8)
     weights = {name: value.clone() for name, value in model.backbone.named_parameters()}
