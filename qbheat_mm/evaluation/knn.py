@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from mmengine import dist
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
+from mmpretrain.utils import get_ori_model
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -85,7 +86,7 @@ def extract_features(model: BaseModel, loader: DataLoader) -> tuple[Tensor, Tens
     Returns:
         Features (N, C) in float32 and labels (N,).
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = get_ori_model(model)
     features, labels = [], []
     for data in loader:
         data = model.data_preprocessor(data, False)

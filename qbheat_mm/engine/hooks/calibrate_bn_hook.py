@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+from mmpretrain.utils import get_ori_model
 
 
 @HOOKS.register_module()
@@ -30,7 +30,7 @@ class CalibrateBNHook(Hook):
         """Calibrate, unless the run is resumed and carries its statistics."""
         if runner.iter > 0:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         for module in model.backbone.modules():
             if isinstance(module, _BatchNorm):
                 module.train()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 from ...datasets.classes import check_classes
 
@@ -22,7 +22,7 @@ class CheckClassesHook(Hook):
         Raises:
             ValueError: With the classes that differ, or both numbers.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         if not hasattr(model, 'head'):
             return  # a detector, whose annotations CheckDatasetHook looks at
         head = getattr(model.head, 'heads', [model.head])[0]  # several, with several learning rates

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 
 @HOOKS.register_module()
@@ -19,7 +19,7 @@ class CheckQueueHook(Hook):
         Raises:
             ValueError: If the global batch does not divide the queue, or the last batch of an epoch is smaller.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         loader = runner.train_dataloader
         processes, queue = dist.get_world_size(), model.queue_len
         batch = processes * loader.batch_size

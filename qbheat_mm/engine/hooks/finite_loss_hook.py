@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmpretrain.utils import get_ori_model
 from torch import Tensor
 
 
@@ -44,7 +44,7 @@ class FiniteLossHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Check the weights after the epoch's last step."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         _check_content(runner, dict(state_dict=model.state_dict()), runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

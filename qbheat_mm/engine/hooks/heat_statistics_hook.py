@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 from ...heat import commutator
 from ...models import HeatNeck
@@ -23,7 +23,7 @@ class HeatStatisticsHook(Hook):
     @torch.no_grad()
     def after_train_epoch(self, runner: Runner) -> None:
         """Log, unless the neck has no generators."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         statistics = heat_statistics(model.neck)
         if statistics:
             text = ', '.join(f'{name}: {value:.4g}' for name, value in statistics.items())

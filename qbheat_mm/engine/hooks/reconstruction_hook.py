@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 from ...apis.inferencer import QBHeatInferencer, list_pictures
 from ...visualization import draw_reconstructions
@@ -48,7 +48,7 @@ class ReconstructionHook(Hook):
         """Draw."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_ori_model(runner.model)
         results = QBHeatInferencer(model).reconstruct(self._files, self.visible)
         model.train()
         drawing = np.asarray(draw_reconstructions(results))
