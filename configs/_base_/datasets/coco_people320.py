@@ -1,5 +1,7 @@
 # COCO photos with people, longest side 320 px, in COCO's format: DATA_ROOT holds images/ and
 # annotations/instances_{train,val}.json. Classes: the ten with the most boxes to train on, in the file's order.
+_base_ = './coco_detr.py'
+
 data_root = '{{$DATA_ROOT:data/coco_people320}}/'
 classes = (
     'person',
@@ -33,35 +35,25 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=16,
     num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
-        type='CocoDataset',
         metainfo=metainfo,
         data_root=data_root,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/'),
-        filter_cfg=dict(filter_empty_gt=False),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=4,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
         metainfo=metainfo,
         data_root=data_root,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='images/'),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='CocoBoxMetric', ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

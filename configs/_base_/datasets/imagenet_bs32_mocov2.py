@@ -1,6 +1,7 @@
 # ImageNet-1k's training pictures without their labels, two views of each with MoCo-v2's augmentations.
-img_size = 224
+_base_ = './imagenet_bs128_qbheat.py'
 
+img_size = 224
 view_pipeline = [
     dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow'),
     dict(
@@ -17,19 +18,4 @@ train_pipeline = [
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs', meta_keys=('img_path',)),
 ]
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(
-        type='FolderDataset',
-        data_root='{{$DATA_ROOT:data/imagenet}}',
-        data_prefix='train',
-        with_label=False,
-        pipeline=train_pipeline,
-    ),
-)
+train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
