@@ -34,7 +34,9 @@ from study_report import read_runs, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {name: ROOT / 'tools' / 'analysis_tools' / f'{name}.py' for name in ('knn', 'heat_hypothesis', 'reconstruct')}
-STUDY_FIELDS = {'title', 'prepare', 'data', 'seeds', 'watch', 'pretraining', 'evaluation', 'tables', 'notes'}
+STUDY_FIELDS = {
+    *('title', 'notes', 'prepare', 'data', 'seeds', 'processes', 'watch', 'pretraining', 'evaluation', 'tables'),
+}
 STAGE_FIELDS = {'config', 'epochs', 'options', 'data'}
 PRETRAINING_FIELDS = STAGE_FIELDS | {'label', 'seeds', 'watch'}
 EVALUATION_FIELDS = STAGE_FIELDS | {'metrics', 'tool', 'arguments', 'cache', 'rows'}
@@ -238,12 +240,14 @@ def commands(study: Study, stage: Stage) -> Iterator[list[str]]:
         out = folder / f'{tool}.json' if tool == 'knn' else folder
         yield [str(TOOLS[tool]), str(config), str(backbone), *arguments, '--out', str(out)]
     else:
-        yield [
-            str(ROOT / 'tools' / 'train.py'),
-            *(str(config), '--work-dir', str(folder), '--resume'),
-            *(['--cache-features', str(folder / 'features')] if stage.spec.get('cache') else []),
-            *arguments,
-        ]
+        processes = 1 if stage.spec.get('cache') else study.spec.get('processes', 1)
+        train = [str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(folder), '--resume']
+        if processes > 1:
+            launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
+            train = [*launch, *train, '--launcher', 'pytorch']
+        if stage.spec.get('cache'):
+            train += ['--cache-features', str(folder / 'features')]
+        yield [*train, *arguments]
 
 
 def run_stage(study: Study, stage: Stage) -> bool:
@@ -427,7 +431,9 @@ def check_finished(study: Study, stage: Stage) -> str | None:
 def slurm_jobs(study: Study, stages: list[Stage], arguments: list[str]) -> Iterator[str]:
     """The study as shell lines for sbatch: each evaluation waits for its pre-training, the report for all."""
     script = shlex.join(['python', 'tools/reproduce.py', *arguments])
-    yield '#!/usr/bin/env bash\nset -euo pipefail\nresources=${SBATCH_ARGUMENTS:-"--gpus=1 --cpus-per-task=8"}'
+    gpus = study.spec.get('processes', 1)
+    yield '#!/usr/bin/env bash\nset -euo pipefail'
+    yield f'resources=${{SBATCH_ARGUMENTS:-"--gpus={gpus} --cpus-per-task={8 * gpus}"}}'
     submit = 'sbatch --parsable $resources'
     chosen = {stage.name for stage in stages}
     for number, stage in enumerate(stages):

@@ -36,18 +36,18 @@ def values(runs: Runs, row: str, column: tuple[str, str]) -> list[float]:
     return [record['metrics'][key] for record in records if record['metrics'].get(key) is not None]
 
 
-def number(value: float) -> str:
-    """With the digits that its size deserves."""
-    return f'{value:.1f}' if abs(value) >= 2 else f'{value:.3f}'
+def number(value: float, size: float | None = None) -> str:
+    """With the digits that its size deserves, or another's."""
+    return f'{value:.1f}' if abs(size or value) >= 2 else f'{value:.3f}'
 
 
 def cell(measured: list[float]) -> str:
-    """Mean and spread over seeds."""
+    """Mean and spread (standard deviation) over seeds."""
     if not measured:
         return 'not measured'
     if len(measured) == 1:
         return number(measured[0])
-    return f'{number(mean(measured))} ± {number(stdev(measured))}'
+    return f'{number(mean(measured))} ± {number(stdev(measured), mean(measured))}'
 
 
 def difference(one: list[float], other: list[float]) -> str:
@@ -55,7 +55,7 @@ def difference(one: list[float], other: list[float]) -> str:
     if not one or not other:
         return 'not measured'
     gap = mean(one) - mean(other)
-    return ('+' if gap >= 0 else '-') + number(abs(gap))
+    return ('+' if gap >= 0 else '-') + number(abs(gap), max(one))
 
 
 def markdown_table(header: list[str], body: list[list[str]]) -> list[str]:
@@ -71,18 +71,20 @@ def study_table(spec: dict, table: dict, runs: Runs) -> list[str]:
     for row in table['rows']:
         label = spec['pretraining'][row].get('label', row)
         seeds = len(runs.get((row, 'pretrain'), {}))
-        body.append([label, str(seeds), *(cell(values(runs, row, column)) for column in heads.values())])
+        minutes = [record['seconds'] / 60 for record in runs.get((row, 'pretrain'), {}).values()]
+        measured = (cell(values(runs, row, column)) for column in heads.values())
+        body.append([label, str(seeds), f'{mean(minutes):.1f}' if minutes else '', *measured])
         if row in paper:
-            body.append([f'*{label}, the paper*', '', *(str(paper[row].get(head, '')) for head in heads)])
+            body.append([f'*{label}, the paper*', '', '', *(str(paper[row].get(head, '')) for head in heads)])
     for one, other in table.get('differences', []):
         label = ' - '.join(spec['pretraining'][row].get('label', row) for row in (one, other))
         gaps = [difference(values(runs, one, column), values(runs, other, column)) for column in heads.values()]
-        body.append([label, '', *gaps])
+        body.append([label, '', '', *gaps])
         if f'{one} - {other}' in paper:
             body.append(
-                [f'*{label}, the paper*', '', *(str(paper[f'{one} - {other}'].get(head, '')) for head in heads)]
+                [f'*{label}, the paper*', '', '', *(str(paper[f'{one} - {other}'].get(head, '')) for head in heads)]
             )
-    return [f'## {table["title"]}', '', *markdown_table(['', 'seeds', *heads], body), '']
+    return [f'## {table["title"]}', '', *markdown_table(['', 'seeds', 'pre-training, minutes', *heads], body), '']
 
 
 def runs_table(runs: Runs) -> list[str]:
