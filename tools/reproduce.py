@@ -177,9 +177,15 @@ class Study:
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train for so many epochs, with the schedule drawn out or in to end with them."""
+    """Train for so many epochs, with the schedule drawn out or in to end with them.
+
+    Raises:
+        StudyError: If warm-up alone takes as many.
+    """
     for scheduler in cfg.get('param_scheduler') or ():
         if scheduler.get('end') == cfg.train_cfg.max_epochs:
+            if scheduler.get('begin', 0) >= epochs:
+                raise StudyError(f'"epochs: {epochs}" is over with the warm-up of {scheduler.begin}: name more.')
             scheduler.end = epochs
     if cfg.get('train_cfg'):
         cfg.train_cfg.max_epochs = epochs

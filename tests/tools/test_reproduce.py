@@ -117,6 +117,14 @@ def test_the_schedule_follows_the_epochs(tmp_path):
     assert [(each.begin, each.end) for each in cfg.param_scheduler] == [(0, 1), (1, 100)]
 
 
+def test_epochs_have_to_outlast_the_warm_up(tmp_path):
+    study = make_study(
+        tmp_path, pretraining=dict(one=dict(config=PRETRAIN, epochs=1)), tables=[dict(title='', rows=[])]
+    )
+    with pytest.raises(StudyError, match='"epochs: 1" is over with the warm-up of 1'):
+        study.config(study.stages[0])
+
+
 def test_the_hash_tells_options_but_not_places(tmp_path):
     def hash_of(data=None, **pretraining):
         study = make_study(
