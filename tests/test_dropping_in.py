@@ -27,6 +27,8 @@ pipeline = [
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
+    # `mmpretrain::` writes a _scope_ into the inherited one, which mmengine hands on to the function
+    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='FolderDataset', data_root='{data}', with_label=False, pipeline=pipeline),
 )
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)
@@ -89,7 +91,7 @@ def command(tool: str, package: str) -> list[str]:
         return [sys.executable, str(Path(installed_configs(package)).parent / 'tools' / 'train.py')]
     mim = Path(sys.executable).with_name('mim')
     if not mim.exists():
-        pytest.skip('`mim` is not installed; requirements/mim-*.txt name the one for each family')
+        pytest.skip('`mim` is not installed; requirements/mim_*.txt name the one for each family')
     names = dict(mmdet='onedl-mmdetection', mmpretrain='onedl-mmpretrain') if is_onedl() else {}
     return [str(mim), 'train', names.get(package, package)]
 
