@@ -3,12 +3,17 @@ PYTHON ?= python3
 export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
+# The other family of OpenMMLab packages, for the same tests.
+SECOND := .venv-openmmlab
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: setup demo test test-all lint format
+.PHONY: setup setup-openmmlab demo test test-openmmlab test-all lint format
 
 setup:
-	@tools/setup_env.sh $(VENV) requirements/onedl.txt requirements/demo.txt requirements/tests.txt
+	@tools/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
+
+setup-openmmlab:
+	@tools/setup_env.sh $(SECOND) requirements/openmmlab.txt requirements/mim_openmmlab.txt requirements/demo.txt requirements/tests.txt
 
 demo: setup
 	@$(BIN)/python tools/demo.py $(if $(DATA),--data "$(DATA)")
@@ -16,8 +21,13 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -q
 
-test-all: setup
+# Both environments: some of these tests go from one family to the other.
+test-openmmlab: setup setup-openmmlab
+	@$(SECOND)/bin/python -m pytest -q -m "not slow and not fuzz"
+
+test-all: setup setup-openmmlab
 	@$(BIN)/python -m pytest -q -m ""
+	@$(SECOND)/bin/python -m pytest -q -m "not second_family and not fuzz"
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

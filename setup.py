@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 
@@ -8,6 +10,20 @@ here = Path(__file__).parent
 def requirements(name: str) -> list[str]:
     lines = (here / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith(('#', '-'))]
+
+
+class BuildWithConfigs(build_py):
+    """Puts what `mim` looks for into the wheel: configs, tools and the index of models, under the package's .mim."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return  # a checkout has them at its top
+        mim = Path(self.build_lib) / 'qbheat_mm' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        for name in ('configs', 'tools'):
+            shutil.copytree(here / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(here / 'model-index.yml', mim)
 
 
 version = {}
@@ -22,6 +38,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['qbheat_mm', 'qbheat_mm.*']),
+    cmdclass={'build_py': BuildWithConfigs},
     # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither
     # is a hard requirement: pick one, `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]`.
     install_requires=['pycocotools', 'safetensors'],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from functools import cache
+from functools import cache, wraps
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -145,9 +145,44 @@ def disable_multimodal_models() -> bool:
     return True
 
 
+class _HueTurn(float):
+    """A share of the colour circle that times 255 is a whole number from 0 to 255."""
+
+    def __mul__(self, steps: int) -> int:
+        return int(float(self) * steps) % 256
+
+
+def turn_hues_down() -> bool:
+    """Let ColorJitter turn hues in both directions under NumPy 2.
+
+    mmcv 2.1.0's adjust_hue takes ``np.uint8(hue_factor * 255)``, which NumPy 2 refuses for negative factors, so that
+    MoCo-v2's augmentation stops with an OverflowError. onedl-mmcv 2.3.6 wraps the number around, as here
+    (VBTI-development/onedl-mmcv#41).
+
+    Returns:
+        Whether it had to be replaced.
+    """
+    import mmcv
+    import numpy as np
+
+    original = mmcv.adjust_hue
+    try:
+        original(np.zeros((1, 1, 3), np.uint8), -0.5, backend='cv2')
+    except OverflowError:
+
+        @wraps(original)
+        def adjust_hue(img, hue_factor, backend=None):
+            return original(img, _HueTurn(hue_factor), backend)
+
+        mmcv.adjust_hue = mmcv.image.adjust_hue = adjust_hue
+        return True
+    return False
+
+
 def apply() -> None:
     """Check the packages and apply every mend that they need."""
     check_packages()
+    turn_hues_down()
     provide_mmcv_ops()
     use_pytorch_deformable_attention()
     disable_multimodal_models()

@@ -2,6 +2,8 @@ import subprocess
 import sys
 import textwrap
 
+import mmcv
+import numpy as np
 import pytest
 
 from qbheat_mm import compat
@@ -80,14 +82,16 @@ def test_real_ops_are_left_alone(monkeypatch):
 @pytest.mark.parametrize(('installed', 'switched_off'), [('5.1.0', True), ('4.57.0', False)])
 def test_multimodal_models_are_off_from_transformers_5_on(installed, switched_off):
     result = run_python(f"""
-        import importlib.metadata as metadata
+        import importlib.metadata
+        import importlib_metadata  # which mmpretrain 1.2.0 asks
         from importlib.util import module_from_spec, spec_from_file_location
-        original = metadata.distribution
+        original = importlib.metadata.distribution
 
         class Fake:
             version = {installed!r}
 
-        metadata.distribution = lambda name: Fake() if name == 'transformers' else original(name)
+        for module in (importlib.metadata, importlib_metadata):
+            module.distribution = lambda name: Fake() if name == 'transformers' else original(name)
         import mmpretrain
         from mmpretrain.utils import dependency
         assert dependency.WITH_MULTIMODAL  # pycocotools is there, and transformers seems to be
@@ -99,3 +103,29 @@ def test_multimodal_models_are_off_from_transformers_5_on(installed, switched_of
     """)
     assert result.stdout.split()[-1] == str(not switched_off), result.stderr
     assert ('switched off' in result.stderr) == switched_off
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_hues_turn_down_as_far_as_they_turn_up(backend):
+    picture = np.array([[[200, 40, 40], [40, 200, 40], [40, 40, 200], [90, 120, 30]]], np.uint8)
+    for factor in (0.1, 0.25, 0.5):
+        there = mmcv.adjust_hue(picture, -factor, backend=backend)
+        assert np.abs(there.astype(int) - picture).max() > 50
+        back = mmcv.adjust_hue(there, factor, backend=backend)
+        np.testing.assert_allclose(back.astype(int), picture, atol=8)  # hues are kept in 256 steps
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_hues_that_mmcv_can_turn_are_turned_as_it_does(backend):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    original = getattr(mmcv.adjust_hue, '__wrapped__', mmcv.adjust_hue)
+    np.testing.assert_array_equal(mmcv.adjust_hue(picture, 0.3, backend), original(picture, 0.3, backend))
+
+
+def test_an_adjust_hue_that_turns_down_is_left_alone(monkeypatch):
+    def sound(img, hue_factor, backend=None):
+        return img
+
+    monkeypatch.setattr(mmcv, 'adjust_hue', sound)
+    assert not compat.turn_hues_down()
+    assert mmcv.adjust_hue is sound

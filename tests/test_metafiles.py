@@ -25,3 +25,15 @@ def test_metafile_and_readme_name_every_config_and_no_other(file):
     for link in re.findall(r'\]\((?!https?:)([^)#]+)', readme):
         assert (folder / link).exists(), link
     assert all(f'({path.name})' in readme for path in present if path.parent == folder)
+
+
+def test_modelindex_reads_them():
+    """The package that `mim` and Papers with Code read them with."""
+    modelindex = pytest.importorskip('modelindex.load_model_index')
+    index = modelindex.load(str(ROOT / 'model-index.yml'))
+    index.build_models_with_collections()
+    listed = {each['Name'] for file in FILES for each in yaml.safe_load((ROOT / file).read_text())['Models']}
+    assert {model.name for model in index.models} == listed
+    for model in index.models:
+        assert (ROOT / model.config).is_file()
+        assert model.full_model.paper['URL'].startswith('https://arxiv.org/abs/')

@@ -1,0 +1,97 @@
+"""What a run on one family of OpenMMLab packages writes, a run on the other takes up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from coco_layout import write_coco
+from helpers import ROOT, qbheat_config, write_pictures
+
+ENVIRONMENTS = dict(onedl=ROOT / '.venv', openmmlab=ROOT / '.venv-openmmlab')
+
+PRETRAINING = """
+_base_ = ['{root}/configs/_base_/default_runtime.py']
+model = {model}
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='FolderDataset', data_root='photos', with_label=False, pipeline=[
+        dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+        dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+        dict(type='QuarterMask', input_size=64),
+        dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+    ]))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+DETECTION = """
+_base_ = ['{root}/configs/detection/detr_mobile-former-285m-frozen_8xb2-150e_coco.py']
+model = dict(
+    backbone=dict(arch='52m', output_stride=16, frozen_stages=4, init_cfg=None),
+    neck=dict(in_channels=[96]),
+    encoder=dict(num_layers=1),
+    decoder=dict(num_layers=1),
+)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline))
+train_dataloader = loader
+val_dataloader = loader
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+def train(family: str, folder: Path, epochs: int, *options: str) -> dict:
+    """Train on that family up to an epoch; the checkpoint that it wrote, and how often each parameter was updated."""
+    done = subprocess.run(
+        [
+            *(ENVIRONMENTS[family] / 'bin' / 'python', ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'run'),
+            *(*options, '--cfg-options', f'train_cfg.max_epochs={epochs}'),
+        ],
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', DATA_ROOT='coco', CUDA_VISIBLE_DEVICES='-1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return torch.load(folder / 'run' / f'epoch_{epochs}.pth', weights_only=True)
+
+
+@pytest.mark.second_family
+@pytest.mark.parametrize('task', ['pretraining', 'detection'])
+@pytest.mark.parametrize(('first', 'second'), [('onedl', 'openmmlab'), ('openmmlab', 'onedl')])
+def test_a_run_goes_on_on_the_other_family(first, second, task, tmp_path):
+    missing = [str(folder) for folder in ENVIRONMENTS.values() if not (folder / '.complete').is_file()]
+    if missing:
+        pytest.skip(f'needs both environments, `make setup` and `make test-openmmlab`; not there: {missing}')
+    if task == 'pretraining':
+        write_pictures(tmp_path / 'photos', 8)
+        config = PRETRAINING.format(root=ROOT, model=qbheat_config())
+    else:
+        write_coco(tmp_path / 'coco')
+        config = DETECTION.format(root=ROOT)
+    (tmp_path / 'config.py').write_text(config)
+
+    before = train(first, tmp_path, 1)
+    after = train(second, tmp_path, 2, '--resume')
+
+    assert before['meta']['mmengine_version'] != after['meta']['mmengine_version']
+    assert (after['meta']['epoch'], after['meta']['iter']) == (2, 2 * before['meta']['iter'])
+    for key, state in after['optimizer']['state'].items():
+        assert state['step'] == 2 * before['optimizer']['state'][key]['step'] > 0
+    histories = [content['message_hub']['log_scalars']['train/loss']['log_history'] for content in (before, after)]
+    assert histories[1][: len(histories[0])] == histories[0]
+    for key, value in before['state_dict'].items():
+        assert task == 'pretraining' or not key.startswith('backbone.') or torch.equal(value, after['state_dict'][key])
