@@ -185,7 +185,15 @@ def load_from_trusted(filename: str, map_location=None) -> dict:
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint: the file itself, or what lies under ``state_dict`` or ``model``."""
-    content = read_checkpoint(path)
+    return pick_state_dict(read_checkpoint(path), path)
+
+
+def pick_state_dict(content: dict, path: str | Path) -> dict[str, Tensor]:
+    """The weights in the content of the checkpoint ``path``.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
     for key in ('state_dict', 'model'):
         if isinstance(content.get(key), dict):
             content = content[key]
