@@ -14,6 +14,7 @@ default_hooks = dict(
     checkpoint_guard=dict(type='CheckpointGuardHook', trust=False),
     check_classes=dict(type='CheckClassesHook'),
     effective_batch=dict(type='EffectiveBatchHook'),
+    throughput=dict(type='ThroughputHook'),
 )
 custom_hooks = [
     dict(type='PlainCheckpointHook'),

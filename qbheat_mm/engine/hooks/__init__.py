@@ -10,6 +10,7 @@ from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .reconstruction_hook import ReconstructionHook
 from .skipped_pictures_hook import SkippedPicturesHook
+from .throughput_hook import ThroughputHook
 from .validate_first_hook import ValidateFirstHook
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     'PlainCheckpointHook',
     'ReconstructionHook',
     'SkippedPicturesHook',
+    'ThroughputHook',
     'ValidateFirstHook',
 ]
