@@ -13,13 +13,12 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmpretrain.registry import MODELS
+from run_config import GUARDED, runner_config
 
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import CheckpointError, guard, guard_init_cfg, read_checkpoint
 from qbheat_mm.engine.cache_features import build_frozen
 from qbheat_mm.engine.launch import guard_checkpoints
-
-GUARDED = dict(checkpoint_guard=dict(type='CheckpointGuardHook'))
 
 
 class Canary:
@@ -40,42 +39,6 @@ def marker(tmp_path):
 
 def config_text(marker: Path) -> str:
     return f'import os\nos.system("touch {marker}")\ngpu_ids = []\n'
-
-
-def runner_config(folder: Path, **kwargs) -> Config:
-    """A run of two iterations; the folder of its pictures is made."""
-    if not (folder / 'pictures').exists():
-        write_pictures(folder / 'pictures', 8)
-    loader = dict(
-        batch_size=4,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='default_collate'),
-        dataset=dict(
-            type='FolderDataset',
-            data_root=str(folder / 'pictures'),
-            with_label=False,
-            pipeline=[
-                dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-                dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-                dict(type='QuarterMask', input_size=64),
-                dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-            ],
-        ),
-    )
-    cfg = dict(
-        model=qbheat_config(),
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
-        default_scope='mmpretrain',
-        default_hooks=GUARDED,
-        custom_hooks=[dict(type='PlainCheckpointHook')],
-        randomness=dict(seed=0),
-        work_dir=str(folder / 'run'),
-        experiment_name=f'guard{len(kwargs)}{id(kwargs)}',
-    )
-    return Config(dict(cfg, **kwargs))
 
 
 def runner(folder: Path, **kwargs) -> Runner:
