@@ -21,7 +21,7 @@ from ..checkpoint import guard_init_cfg
 from ..datasets.feature_dataset import ensure_features
 
 # What a pipeline may hold so that a picture always gives the same features.
-FIXED = ('LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackInputs')
+FIXED = ('LoadPicture', 'LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackInputs')
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 
