@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzzing import FUZZ
 from helpers import build_qbheat, write_pictures
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.dataset import default_collate
 from PIL import Image
@@ -105,7 +106,7 @@ def good(tmp_path_factory) -> Path:
     return write_pictures(tmp_path_factory.mktemp('good'), 1)[0]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@FUZZ
 @given(files=st.lists(NAMED, min_size=1, max_size=3))
 def test_a_folder_trains_and_skips_with_a_count(model, good, files):
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +139,7 @@ def test_a_folder_trains_and_skips_with_a_count(model, good, files):
                 assert path in skipped and Path(path).name in str(error)  # noqa: PT017, PT018
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@FUZZ
 @given(file=NAMED)
 def test_the_inferencer_reconstructs_or_names_the_file(model, file):
     content, suffix, readable = file
