@@ -112,6 +112,7 @@ def test_coco_annotations_load_or_are_reported(pictures, content, classes):
                 metainfo=metainfo,
                 filter_cfg=dict(filter_empty_gt=False, min_size=32),
                 pipeline=PIPELINE,
+                serialize_data=False,  # it would collect garbage each time
             )
         )
         for i in range(len(dataset)):

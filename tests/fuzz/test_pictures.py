@@ -118,7 +118,7 @@ def test_a_folder_trains_and_skips_with_a_count(model, good, files):
             path.write_bytes(content)
             if readable:
                 whole.append(str(path))
-        dataset = FolderDataset(data_root=str(folder), with_label=False, pipeline=PIPELINE)
+        dataset = FolderDataset(data_root=str(folder), with_label=False, pipeline=PIPELINE, serialize_data=False)
         assert len(dataset) == len(files) + 1
         batch = default_collate([dataset[i] for i in range(len(dataset))])
         skipped = dataset.skipped_pictures()
@@ -129,7 +129,9 @@ def test_a_folder_trains_and_skips_with_a_count(model, good, files):
         losses = model.loss(**data)
         assert torch.isfinite(losses['loss'])
 
-        strict = FolderDataset(data_root=str(folder), with_label=False, pipeline=PIPELINE, test_mode=True)
+        strict = FolderDataset(
+            data_root=str(folder), with_label=False, pipeline=PIPELINE, serialize_data=False, test_mode=True
+        )
         for i in range(len(strict)):
             path = strict.get_data_info(i)['img_path']
             try:
