@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
 VAL_EVERY = 5  # of a user's own pictures every fifth is for validation
+OWN_TRAIN = 1920  # the demo's own training pictures; fewer are seen for more epochs, so that as much is learned
 
 
 @dataclass
@@ -99,6 +100,23 @@ def split_folder(source: Path, out: Path) -> None:
         sys.exit(f'"{source}" holds {len(classes)} class folders; the probe needs two or more.')
 
 
+def stretch_schedule(config: str, factor: int) -> dict:
+    """Options that make a config train ``factor`` times as many epochs."""
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(CONFIGS / config)
+    epochs = cfg.train_cfg.max_epochs
+    options = {
+        f'param_scheduler.{i}.end': epochs * factor
+        for i, scheduler in enumerate(cfg.param_scheduler)
+        if scheduler.end == epochs
+    }
+    return options | {
+        'train_cfg.max_epochs': epochs * factor,
+        'train_cfg.val_interval': cfg.train_cfg.val_interval * factor,
+    }
+
+
 def draw_reconstruction(pretrain: Stage, out: Path) -> None:
     """Reconstruct validation pictures of every class with the trained model."""
     from qbheat_mm.apis import QBHeatInferencer
@@ -169,11 +187,14 @@ def main() -> None:
         pictures = work_dir / 'own_pictures'
         split_folder(args.data, pictures)
     num_classes = len(list((pictures / 'train').iterdir()))
+    stretch = max(1, round(OWN_TRAIN / len(list((pictures / 'train').glob('*/*')))))
 
     stages: dict[str, Stage] = {}
 
     def run(name: str, config: str, data: Path, **options) -> None:
         options = {key.replace('__', '.'): value for key, value in options.items()}
+        if data == pictures and stretch > 1:
+            options |= stretch_schedule(config, stretch)
         stages[name] = Stage(name, config, work_dir / name, data, options)
         stages[name].run()
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import ROOT, write_pictures
+from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -113,3 +114,17 @@ def test_summary_holds_what_the_curves_say(tmp_path):
     assert summary['linear_probe'] == dict(top1=60.0, top1_random_backbone=40.0, top1_chance=12.5)
     assert summary['detection'] == dict(bbox_mAP=0.1, bbox_mAP_50=0.3)
     assert set(summary['seconds']) == set(curves)
+
+
+@pytest.mark.parametrize('config', ['qbheat_mobile-former-52m_demo.py', 'linear_mobile-former-52m-random_demo.py'])
+def test_few_pictures_are_seen_for_more_epochs(config):
+    """The schedule ends with the epochs, however many they are."""
+    cfg = Config.fromfile(demo.CONFIGS / config)
+    longer = Config.fromfile(demo.CONFIGS / config)
+    longer.merge_from_dict(demo.stretch_schedule(config, 5))
+    assert longer.train_cfg.max_epochs == 5 * cfg.train_cfg.max_epochs
+    assert (
+        longer.train_cfg.max_epochs % longer.train_cfg.val_interval
+        == cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval
+    )
+    assert longer.param_scheduler[-1].end == longer.train_cfg.max_epochs

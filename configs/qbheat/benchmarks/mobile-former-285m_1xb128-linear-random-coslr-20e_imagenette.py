@@ -1,0 +1,5 @@
+# The control: the same probe on random weights, whose BatchNorm statistics are first those of the training crops.
+_base_ = './mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py'
+
+model = dict(backbone=dict(init_cfg=None))
+custom_hooks = [*_base_.custom_hooks, dict(type='CalibrateBNHook')]
