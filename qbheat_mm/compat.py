@@ -186,3 +186,15 @@ def apply() -> None:
     provide_mmcv_ops()
     use_pytorch_deformable_attention()
     disable_multimodal_models()
+
+
+def in_force() -> list[str]:
+    """The mends that this environment needed, after ``import qbheat_mm``."""
+    from mmpretrain.utils import dependency
+
+    mends = []
+    if not has_compiled_ops():
+        mends.append('a stand-in for the compiled ops of mmcv, and deformable attention in plain PyTorch')
+    if find_spec('transformers') is not None and not dependency.WITH_MULTIMODAL:
+        mends.append("mmpretrain's multimodal models are switched off")
+    return mends

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')  # the tests are for the CPU
 
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from coco_data import make_coco  # noqa: F401  a fixture
-from helpers import write_pictures
+from helpers import ROOT, write_pictures
 from mmengine.registry import DefaultScope, init_default_scope
 
 import qbheat_mm  # noqa: F401
@@ -35,3 +37,17 @@ def picture_folder(tmp_path: Path) -> Path:
     for i, name in enumerate(('cat', 'dog')):
         write_pictures(tmp_path / 'pictures' / name, 4, seed=i)
     return tmp_path / 'pictures'
+
+
+@pytest.fixture
+def load_tool():
+    """Import a script below tools/ by its path."""
+
+    def load(path: str):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / 'tools' / path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load

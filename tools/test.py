@@ -16,7 +16,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, init_process_group_on_cpu
+from qbheat_mm.checkpoint import TRUST_HELP
+from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, guard_checkpoints, init_process_group_on_cpu
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where metrics and logs go; default work_dirs/<name of the config>')
     parser.add_argument('--out', help='write the metrics (.json) or, with --out-item pred, the predictions (.pkl) here')
     parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--amp', action='store_true', help='test in mixed precision')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th picture')
@@ -73,6 +75,7 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
     fit_to_machine(cfg)
+    guard_checkpoints(cfg, args.trust_checkpoint)
     init_process_group_on_cpu(cfg.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out and args.out_item == 'pred':

@@ -10,8 +10,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from qbheat_mm.checkpoint import TRUST_HELP
 from qbheat_mm.engine.cache_features import cache_features
-from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, init_process_group_on_cpu
+from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, guard_checkpoints, init_process_group_on_cpu
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from CHECKPOINT, or without one from the last in the work dir',
     )
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -81,6 +83,7 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
     fit_to_machine(cfg)
+    guard_checkpoints(cfg, args.trust_checkpoint)
     if args.cache_features:
         cache_features(cfg, args.cache_features)
     init_process_group_on_cpu(cfg.launcher)

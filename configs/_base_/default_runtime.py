@@ -10,8 +10,11 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    # reads checkpoints without executing anything in them; trust=True is for raw files of stock mmengine runs
+    checkpoint_guard=dict(type='CheckpointGuardHook', trust=False),
     check_classes=dict(type='CheckClassesHook'),
     effective_batch=dict(type='EffectiveBatchHook'),
+    throughput=dict(type='ThroughputHook'),
 )
 custom_hooks = [
     dict(type='PlainCheckpointHook'),

@@ -12,7 +12,7 @@ num_classes = 8
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 model = dict(data_preprocessor=dict(num_classes=num_classes), head=dict(num_classes=num_classes))
 
-load = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
+load = dict(type='LoadPicture')
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,

@@ -9,7 +9,7 @@ max_epochs = 14
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 model = dict(img_size=img_size)
 
-load = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
+load = dict(type='LoadPicture')
 pack = dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))
 train_dataloader = dict(
     batch_size=64,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..checkpoint import load_pretrained
 from ..datasets.folder import EXTENSIONS
+from ..datasets.transforms import decode_picture
 from ..models import QBHeat
 
 
@@ -147,7 +147,7 @@ def _load(source: str | Path | np.ndarray) -> dict:
     else:
         path = str(source)
         try:
-            image = mmcv.imread(path, backend='pillow')
+            image = decode_picture(Path(path).read_bytes())
         except Exception as error:
             raise ValueError(f'The picture "{path}" cannot be read: {error}') from error
     return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])

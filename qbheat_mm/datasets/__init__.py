@@ -1,5 +1,5 @@
 from .feature_dataset import FeatureDataset
 from .folder import FolderDataset
-from .transforms import QuarterMask
+from .transforms import LoadPicture, QuarterMask
 
-__all__ = ['FeatureDataset', 'FolderDataset', 'QuarterMask']
+__all__ = ['FeatureDataset', 'FolderDataset', 'LoadPicture', 'QuarterMask']

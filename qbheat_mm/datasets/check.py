@@ -23,6 +23,7 @@ from .coco import ORIENTATION, AnnotationError, load_coco, read_size
 # Large sets hold a few such boxes; more than this share of them is a mistake in the file.
 MANY_THIN, MANY_STICKING_OUT = 0.01, 0.1
 ID, NUMBER = (int, str), (int, float)
+LARGEST = 1e12  # pixels, the area of a picture included
 FIELDS = dict(  # what mmdet or pycocotools reads without asking whether it is there
     images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER),
     annotations=dict(id=ID, image_id=ID, category_id=ID, bbox=list, area=NUMBER, iscrowd=int),
@@ -50,8 +51,14 @@ class Report:
         return '\n'.join(f'{kind}: {text}' for kind, texts in kinds.items() for text in texts) or 'nothing found'
 
 
+def shorten(text: str, limit: int) -> str:
+    """The text, or its beginning where it is long."""
+    return text if len(text) <= limit else text[:limit] + '...'
+
+
 def _some(names: Iterable, limit: int = 5) -> str:
-    names = [str(name) for name in names]
+    # half a surrogate pair, which JSON can hold, cannot be printed
+    names = [shorten(str(name).encode('utf-8', 'replace').decode(), 200) for name in names]
     return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 
@@ -70,15 +77,24 @@ def _check_fields(coco: dict, report: Report) -> None:
                 )
 
 
+def _is_usable(value) -> bool:
+    """Whether a value can be a place or a size in a picture, or its area."""
+    return isinstance(value, NUMBER) and abs(value) < LARGEST  # false for NaN
+
+
 def _is_box(bbox: list) -> bool:
-    return len(bbox) == 4 and all(isinstance(v, NUMBER) and math.isfinite(v) for v in bbox) and min(bbox[2:]) >= 0
+    return len(bbox) == 4 and all(map(_is_usable, bbox)) and min(bbox[2:]) >= 0
 
 
 def _check_values(coco: dict, report: Report) -> None:
     """Sizes and boxes must make sense."""
-    if bad := [image['file_name'] for image in coco['images'] if not (image['width'] > 0 and image['height'] > 0)]:
+    if bad := [
+        image['file_name']
+        for image in coco['images']
+        if not all(_is_usable(image[side]) and image[side] > 0 for side in ('width', 'height'))
+    ]:
         report.errors.append(f'width or height of {len(bad)} images is not positive: {_some(bad)}')
-    if bad := [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and math.isfinite(a['area']))]:
+    if bad := [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and _is_usable(a['area']))]:
         report.errors.append(
             f'{len(bad)} annotations have no bbox of x, y, width, height, or no number as area: annotation {_some(bad)}'
         )

@@ -58,7 +58,10 @@ def read_classes(ann_file: str | Path, only: str | Sequence[str] = 'all') -> tup
     Raises:
         AnnotationError: If the file cannot be read, or lacks a name in ``only``.
     """
-    names = tuple(category['name'] for category in load_coco(ann_file)['categories'])
+    categories = load_coco(ann_file)['categories']
+    names = tuple(category.get('name') if isinstance(category, dict) else None for category in categories)
+    if unnamed := [i for i, name in enumerate(names) if not isinstance(name, str) or not name]:
+        raise AnnotationError(f'"{ann_file}": categories number {", ".join(map(str, unnamed))} have no "name".')
     if only == 'all':
         return names
     wanted = [name.strip() for name in only.split(',')] if isinstance(only, str) else list(only)

@@ -17,8 +17,7 @@ class FolderDataset(CustomDataset):
 
     In training a picture that cannot be read is replaced by the next one that can; ``SkippedPicturesHook`` counts and
     names them in the log. In test mode (``test_mode=True``) it is an error, because it would change the score.
-    Use it with ``LoadImageFromFile(imdecode_backend='pillow', ignore_empty=True)``: OpenCV returns half a picture for
-    a truncated file without a word.
+    Use it with ``LoadPicture``: OpenCV returns half a picture for a truncated file without a word.
 
     Args:
         with_label: Take the names of the sub-folders as classes. Defaults to True; pre-training says False.

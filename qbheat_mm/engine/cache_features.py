@@ -17,10 +17,11 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..checkpoint import guard_init_cfg
 from ..datasets.feature_dataset import ensure_features
 
 # What a pipeline may hold so that a picture always gives the same features.
-FIXED = ('LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackInputs')
+FIXED = ('LoadPicture', 'LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackInputs')
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 
@@ -45,7 +46,8 @@ def cache_features(cfg: Config, folder: str | Path) -> None:
     for name, loader in loaders.items():
         check_pipeline(name, loader.dataset.get('pipeline', []))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    backbone = build_frozen(cfg.model.backbone)
+    trust = cfg.get('default_hooks', {}).get('checkpoint_guard', {}).get('trust', False)
+    backbone = build_frozen(cfg.model.backbone, trust)
     preprocessor = MODELS.build(dict(type='ClsDataPreprocessor') | dict(cfg.model.data_preprocessor)).to(get_device())
     pooled = starts_with_pooling(cfg.model.get('neck'))
     for name, loader in loaders.items():
@@ -91,8 +93,8 @@ def check_pipeline(name: str, pipeline: list[dict]) -> None:
         )
 
 
-def build_frozen(cfg: dict) -> nn.Module:
-    """The backbone with its weights, in eval mode.
+def build_frozen(cfg: dict, trust: bool = False) -> nn.Module:
+    """The backbone with its weights, in eval mode; with ``trust`` code in their file may run.
 
     Raises:
         ValueError: If it is not frozen, or random.
@@ -100,6 +102,7 @@ def build_frozen(cfg: dict) -> nn.Module:
     if (cfg.get('init_cfg') or {}).get('type') != 'Pretrained':
         raise ValueError('--cache-features needs a checkpoint: set model.backbone.init_cfg.')
     backbone = MODELS.build(cfg)
+    guard_init_cfg(backbone.init_cfg, trust)
     learning = [name for name, each in backbone.named_parameters() if each.requires_grad]
     if learning:
         raise ValueError(

@@ -8,6 +8,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from ..checkpoint import guard_init_cfg, guard_load_from
+
 
 def notice(text: str) -> None:
     """One line to the terminal and, once there is one, the log."""
@@ -75,6 +77,24 @@ def _replace_sync_bn(node) -> bool:
     if isinstance(node, (list, tuple)):
         return any([_replace_sync_bn(value) for value in node])
     return False
+
+
+def guard_checkpoints(cfg: Config, trust: bool) -> None:
+    """Let the run of any config, ours or not, read and write checkpoints of tensors and plain values only.
+
+    Args:
+        cfg: Changed in place.
+        trust: Let code in the checkpoints that it reads be executed.
+    """
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.checkpoint_guard = dict(type='CheckpointGuardHook', trust=trust)
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(hook.get('type') == 'PlainCheckpointHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='PlainCheckpointHook')]
+    if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
+        guard_init_cfg(cfg.get('model'), trust)
+        cfg.load_from = guard_load_from(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
 
 
 def init_process_group_on_cpu(launcher: str) -> None:

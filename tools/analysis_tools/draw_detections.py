@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm.checkpoint import load_pretrained  # first: mmdet may need its mends
+from qbheat_mm.checkpoint import TRUST_HELP, guard, load_pretrained  # first: mmdet may need its mends
 
 # isort: split
 import mmcv
@@ -73,6 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a detection config')
     parser.add_argument('checkpoint', help="the detector's weights")
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
     parser.add_argument('--count', type=int, default=20, help='how many pictures, spread evenly over the test set')
     parser.add_argument('--score-thr', type=float, default=0.3, help='leave out detections scored lower')
@@ -86,7 +87,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    files = draw_detections(cfg, args.checkpoint, args.out, args.count, args.score_thr)
+    files = draw_detections(cfg, guard(args.checkpoint, args.trust_checkpoint), args.out, args.count, args.score_thr)
     print(f'{len(files)} pictures in {args.out}')
 
 

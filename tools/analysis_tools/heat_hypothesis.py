@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import qbheat_mm  # noqa: F401, registers the models
-from qbheat_mm.checkpoint import CheckpointError, load_pretrained, read_state_dict, select_prefix
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained, read_state_dict, select_prefix
 from qbheat_mm.heat import CommutingGenerators, commutator, derivative_relation, effective_rank, fit_generators
 
 matplotlib.use('Agg')
@@ -476,6 +476,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a config whose model.backbone builds a backbone of mmpretrain')
     parser.add_argument('checkpoint', help='its weights: a whole model, or a backbone alone')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--data', help="folder of pictures, any tree; else the data_root of the config's training set")
     parser.add_argument('--out', default='work_dirs/heat_hypothesis', help='folder for the JSON and the figure')
     parser.add_argument('--device', default=get_device(), help='where the networks run (%(default)s)')
@@ -501,7 +502,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Batches(half, preprocessor, args.batch_size, args.num_workers)
             for half in split_pictures(folder, args.size, args.num_pictures, args.seed)
         )
-        report = examine(config, args.checkpoint, fit, held_out, args.level, args.seed)
+        report = examine(config, guard(args.checkpoint, args.trust_checkpoint), fit, held_out, args.level, args.seed)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         # A process that reads pictures sends its whole traceback; what is wrong stands at its end.
         sys.exit(f'heat_hypothesis: {str(error).strip().splitlines()[-1]}')

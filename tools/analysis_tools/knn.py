@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401, registers the models
-from qbheat_mm.checkpoint import CheckpointError, load_pretrained
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained
 from qbheat_mm.datasets.classes import check_classes
 from qbheat_mm.evaluation.knn import extract_features, knn_accuracy
 
@@ -72,6 +72,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a config of a probe')
     parser.add_argument('checkpoint', help='weights with a backbone, or "random"')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--k', type=int, nargs='+', default=[20, 200], help='numbers of neighbours (%(default)s)')
     parser.add_argument('--temperature', type=float, default=0.07, help='of the votes (%(default)s)')
     parser.add_argument('--out', type=Path, help='also write the accuracies to this JSON file')
@@ -95,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shuffled = DataLoader(
             loaders[0].dataset, batch_size=loaders[0].batch_size, shuffle=True, collate_fn=loaders[0].collate_fn
         )
-        model = build_model(cfg, args.checkpoint, shuffled, args.device, args.seed)
+        checkpoint = args.checkpoint if args.checkpoint == 'random' else guard(args.checkpoint, args.trust_checkpoint)
+        model = build_model(cfg, checkpoint, shuffled, args.device, args.seed)
         bank, queries = (extract_features(model, loader) for loader in loaders)
         accuracy = knn_accuracy(queries, bank, args.k, args.temperature)
     except (CheckpointError, FileNotFoundError, RuntimeError, ValueError) as error:

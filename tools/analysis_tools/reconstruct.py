@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from qbheat_mm.apis import QBHeatInferencer, list_pictures
+from qbheat_mm.checkpoint import TRUST_HELP, guard
 from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
 from qbheat_mm.visualization import draw_reconstructions
 
@@ -19,12 +20,13 @@ def main() -> None:
     parser.add_argument('config')
     parser.add_argument('checkpoint')
     parser.add_argument('pictures', nargs='+', help='picture files, or one folder')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--out', type=Path, default=Path('reconstruction.png'))
     parser.add_argument('--visible', choices=[*CORNERS, 'corner', 'center', 'random'], default='top_left')
     parser.add_argument('--limit', type=int, default=16, help='pictures to draw at the most')
     parser.add_argument('--device', help='cuda, cpu, ...; the GPU where there is one')
     args = parser.parse_args()
-    inferencer = QBHeatInferencer(args.config, args.checkpoint, args.device)
+    inferencer = QBHeatInferencer(args.config, guard(args.checkpoint, args.trust_checkpoint), args.device)
     pictures = list_pictures(args.pictures if len(args.pictures) > 1 else args.pictures[0])
     results = inferencer.reconstruct(pictures[: args.limit], visible=args.visible)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,12 @@ def number(path: Path, parent: ElementTree.Element, tag: str) -> float:
     """The number in the child of that name."""
     child = field(path, parent, tag)
     try:
-        return float(child.text)
-    except ValueError as error:
-        raise AnnotationError(f'{path}:{child.get("line")}: <{tag}> is {child.text!r}, not a number') from error
+        value = float(child.text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f'{path}:{child.get("line")}: <{tag}> is {child.text!r}, not a number')
+    return value
 
 
 def read_objects(path: Path, size: tuple[int, int]) -> list[VocObject]:

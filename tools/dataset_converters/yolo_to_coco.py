@@ -23,7 +23,11 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
         AnnotationError: With file and line, if a line is malformed.
     """
     boxes = []
-    for i, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not a text file ({error})') from error
+    for i, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue

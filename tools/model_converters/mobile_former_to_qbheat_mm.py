@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qbheat_mm.checkpoint import CheckpointError, read_state_dict
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, read_state_dict
 from qbheat_mm.models import MobileFormer, MobileFormerClsHead
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS, DownBlock, LiteBlock, MobileFormerBlock
 
@@ -196,9 +196,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help="a checkpoint of Mobile-Former's authors")
     parser.add_argument('dst', help='the converted checkpoint to write')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     args = parser.parse_args(argv)
     try:
-        size = convert_file(args.src, args.dst)
+        size = convert_file(guard(args.src, args.trust_checkpoint), args.dst)
     except CheckpointError as error:
         sys.exit(f'error: {error}')
     print(f'{args.dst}: Mobile-Former {size}')

@@ -3,7 +3,7 @@ img_size = 224
 stride = 16
 
 train_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='LoadPicture'),
     dict(
         type='RandomResizedCrop',
         scale=img_size,

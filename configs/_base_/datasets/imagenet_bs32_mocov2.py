@@ -14,7 +14,7 @@ view_pipeline = [
     dict(type='RandomFlip', prob=0.5),
 ]
 train_pipeline = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='LoadPicture'),
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs', meta_keys=('img_path',)),
 ]

@@ -3,7 +3,7 @@ data_root = '{{$DATA_ROOT:data/imagenette}}'
 num_classes = int('{{$NUM_CLASSES:10}}')
 img_size = 128
 
-load = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
+load = dict(type='LoadPicture')
 train_pipeline = [
     load,
     dict(type='RandomResizedCrop', scale=img_size, backend='pillow', interpolation='bicubic'),

@@ -6,6 +6,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 
+from ...arguments import check_arguments
+
 CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
 
 
@@ -33,11 +35,12 @@ class QuarterMask(BaseTransform):
         ValueError: If the quarters are not whole cells, or ``visible`` is unknown.
     """
 
+    @check_arguments('input_size', 'stride')
     def __init__(self, input_size: int, stride: int = 16, visible: str = 'corner') -> None:
         if input_size % (2 * stride):
             raise ValueError(
-                f'QuarterMask: input_size={input_size} does not divide into quarters of whole {stride}-px feature '
-                f'cells; {whole_quarter_sizes(input_size, stride)} would do.'
+                f'QuarterMask: input_size={input_size} does not divide into quarters of whole feature cells '
+                f'of stride={stride} px; {whole_quarter_sizes(input_size, stride)} would do.'
             )
         if visible not in (*CORNERS, 'corner', 'center', 'random'):
             raise ValueError(f"QuarterMask: visible='{visible}' is not 'corner', {CORNERS}, 'center' or 'random'.")

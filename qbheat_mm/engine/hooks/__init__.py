@@ -2,6 +2,7 @@ from .calibrate_bn_hook import CalibrateBNHook
 from .check_classes_hook import CheckClassesHook
 from .check_dataset_hook import CheckDatasetHook
 from .check_queue_hook import CheckQueueHook
+from .checkpoint_guard_hook import CheckpointGuardHook
 from .effective_batch_hook import EffectiveBatchHook
 from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
@@ -9,6 +10,7 @@ from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .reconstruction_hook import ReconstructionHook
 from .skipped_pictures_hook import SkippedPicturesHook
+from .throughput_hook import ThroughputHook
 from .validate_first_hook import ValidateFirstHook
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     'CheckClassesHook',
     'CheckDatasetHook',
     'CheckQueueHook',
+    'CheckpointGuardHook',
     'EffectiveBatchHook',
     'FiniteLossHook',
     'HeatStatisticsHook',
@@ -23,5 +26,6 @@ __all__ = [
     'PlainCheckpointHook',
     'ReconstructionHook',
     'SkippedPicturesHook',
+    'ThroughputHook',
     'ValidateFirstHook',
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.compiler import is_compiling
 
+from ...arguments import check_arguments
 from ...checkpoint import load_pretrained
 
 # Every row of `blocks` is (expansion, channels, stride, second expansion). A row whose second expansion is
@@ -320,6 +321,26 @@ class MobileFormerBlock(nn.Module):
         return self.global_to_local(x, tokens), tokens
 
 
+def _check_arch(stem_channels: int, token_dims: int, num_tokens: int, blocks: Sequence, groups: int = 1) -> None:
+    """Refuse values that no layer can be built with.
+
+    Raises:
+        ValueError: With the field.
+    """
+    numbers = dict(stem_channels=stem_channels, token_dims=token_dims, num_tokens=num_tokens, groups=groups)
+    for field, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f'arch.{field}={value!r} must be a whole number larger than 0')
+    if not isinstance(blocks, (list, tuple)) or not blocks:
+        raise ValueError(f'arch.blocks={blocks!r} must be a list of rows')
+    for i, row in enumerate(blocks):
+        whole = isinstance(row, (list, tuple)) and len(row) == 4 and all(type(value) is int for value in row)
+        if not whole or min(row[:2]) <= 0 or row[2] not in (1, 2) or row[3] < 0:
+            raise ValueError(
+                f'arch.blocks[{i}]={row!r} must be (expansion, channels, stride of 1 or 2, second expansion or 0)'
+            )
+
+
 @MODELS.register_module()
 class MobileFormer(BaseBackbone):
     """Mobile-Former, numerically as its authors compute it.
@@ -344,6 +365,7 @@ class MobileFormer(BaseBackbone):
         init_cfg: Initialisation. ``Pretrained`` is loaded strictly and with ``weights_only=True``.
     """
 
+    @check_arguments('output_stride')
     def __init__(
         self,
         arch: str | dict = '294m',
@@ -361,6 +383,8 @@ class MobileFormer(BaseBackbone):
                 dict(type='TruncNormal', layer='Linear', std=0.02),
             ]
         super().__init__(init_cfg)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'MobileFormer: drop_path_rate={drop_path_rate} is not in [0, 1).')
         settings = self._settings(arch)
         rows = settings['blocks']
         stage_of_row, strides = self._layout(rows, output_stride)
@@ -406,6 +430,7 @@ class MobileFormer(BaseBackbone):
                 raise ValueError(f'arch lacks the field(s) {", ".join(sorted(missing))}')
             if surplus := set(arch) - required - {'groups'}:
                 raise ValueError(f'arch has the unknown field(s) {", ".join(sorted(surplus))}')
+            _check_arch(**arch)
             return arch
         if arch not in ARCH_SETTINGS:
             raise ValueError(f'arch={arch!r} is not one of {", ".join(ARCH_SETTINGS)}, nor a dict')

@@ -11,6 +11,8 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...arguments import check_arguments
+
 
 class LocalLayer(BaseModule):
     """The feed-forward half of a pre-norm transformer layer: every position by itself."""
@@ -43,6 +45,7 @@ class PixelDecoder(BaseModule):
         mlp_ratio: Hidden width of the feed-forward networks, in widths.
     """
 
+    @check_arguments('in_channels', 'grid_size', 'patch_size', 'embed_dims', 'depth', 'num_heads', 'mlp_ratio')
     def __init__(
         self,
         in_channels: int,
@@ -58,6 +61,10 @@ class PixelDecoder(BaseModule):
         super().__init__(init_cfg)
         if mixer not in ('attention', 'local'):
             raise ValueError(f"PixelDecoder: mixer='{mixer}' is neither 'attention' nor 'local'.")
+        if embed_dims % 4:
+            raise ValueError(f'PixelDecoder: embed_dims={embed_dims} must be a multiple of 4, for its position codes.')
+        if mixer == 'attention' and embed_dims % num_heads:
+            raise ValueError(f'PixelDecoder: embed_dims={embed_dims} does not divide into num_heads={num_heads}.')
         self.in_channels = in_channels
         self.embed = nn.Linear(in_channels, embed_dims)
         position = build_2d_sincos_position_embedding(grid_size, embed_dims)
@@ -92,7 +99,11 @@ class PixelHead(MAEPretrainHead):
         patch_size: Side of a patch in pixels.
     """
 
+    @check_arguments('img_size', 'patch_size')
     def __init__(self, decoder: dict, img_size: int, loss: dict, norm_pix: bool = True, patch_size: int = 16) -> None:
+        for name, config in dict(decoder=decoder, loss=loss).items():
+            if not isinstance(config.get('type'), (str, type)):
+                raise ValueError(f'PixelHead: {name}={config} names no type.')
         super().__init__(loss=loss, norm_pix=norm_pix, patch_size=patch_size)
         self.decoder = MODELS.build(dict(decoder, patch_size=patch_size, grid_size=img_size // patch_size))
 

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...arguments import check_arguments
 from ...heat import CommutingGenerators, check_scheme, commutator, propagator
 
 
@@ -31,6 +32,7 @@ class HeatNeck(BaseModule):
             ``'shared_basis'``, generators that commute by construction.
     """
 
+    @check_arguments('in_channels')
     def __init__(
         self,
         in_channels: int,

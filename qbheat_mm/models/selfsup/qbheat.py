@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from ...arguments import check_arguments
 from ...datasets.transforms.quarter_mask import whole_quarter_sizes
 
 
@@ -29,6 +30,7 @@ class QBHeat(BaseSelfSupervisor):
         ValueError: If the backbone cannot encode a quarter of ``img_size`` to whole features, or the parts do not fit.
     """
 
+    @check_arguments('img_size')
     def __init__(
         self,
         backbone: dict,
@@ -39,10 +41,13 @@ class QBHeat(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        stride = head['patch_size']
+        stride = head.get('patch_size')
+        if not isinstance(stride, int) or isinstance(stride, bool) or stride <= 0:
+            raise ValueError(f'QBHeat: head.patch_size={stride!r} must be a number of pixels, the output stride.')
         if img_size % (2 * stride):
             raise ValueError(
-                f'img_size={img_size} does not divide into quarters of whole {stride}-px features; '
+                f'img_size={img_size} does not divide into quarters of whole {stride}-px features '
+                f'(head.patch_size={stride}); '
                 f'{whole_quarter_sizes(img_size, stride)} would do.'
             )
         head = dict(head, img_size=img_size)
@@ -139,13 +144,16 @@ class QBHeat(BaseSelfSupervisor):
         training = self.backbone.training
         self.backbone.eval()  # not chained: mmpretrain's backbones return None
         try:
-            feature = self.backbone(torch.zeros(1, 3, quarter, quarter))[self.feature_index]
+            features = self.backbone(torch.zeros(1, 3, quarter, quarter))
         except Exception as error:
             raise ValueError(
                 f'{name} cannot encode a quarter of {quarter} x {quarter} px: {error}. A backbone for one size of '
                 f'picture alone (fixed position embeddings, say) must be built for the quarter, img_size={quarter}.'
             ) from error
         self.backbone.train(training)
+        if not -len(features) <= self.feature_index < len(features):
+            raise ValueError(f'QBHeat: feature_index={self.feature_index}, but {name} has {len(features)} output(s).')
+        feature = features[self.feature_index]
         if not isinstance(feature, Tensor) or feature.ndim != 4:
             found = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise ValueError(

@@ -8,12 +8,13 @@ import torch
 from helpers import TINY_ARCH, qbheat_config, write_pictures
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
-from mmengine.registry import HOOKS
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from qbheat_mm.checkpoint import read_checkpoint
-from qbheat_mm.engine.hooks import FiniteLossHook, PlainCheckpointHook
+from qbheat_mm.engine.hooks import FiniteLossHook, PlainCheckpointHook, finite_loss_hook
 
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
@@ -100,15 +101,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(tmp_pat
     runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', 'nan')
     with torch.no_grad():
         runner.model.neck.generator_x.fill_(float('nan'))
-    with pytest.raises(FloatingPointError, match=r'The loss is nan at iteration 2 \(epoch 1.*none yet'):
+    with pytest.raises(
+        FloatingPointError, match=r'The loss or its gradient is not finite at iteration 1 \(epoch 1.*none yet'
+    ):
         runner.train()
     assert not list((tmp_path / 'run').glob('*.pth'))
 
 
-def break_after(runner: Runner, iteration: int, value: float) -> None:
-    """Let that iteration's gradient of A overflow, behind a loss that is finite."""
-    parameter = runner.model.neck.generator_x
-    parameter.register_hook(lambda grad: torch.full_like(grad, value) if runner.iter + 1 == iteration else grad)
+def break_after(runner: Runner, iteration: int, value: float, *names: str) -> None:
+    """Let that iteration's gradient of A overflow, or of other parameters, behind a loss that is finite."""
+    for name in names or ('neck.generator_x',):
+        parameter = runner.model.get_parameter(name)
+        parameter.register_hook(lambda grad: torch.full_like(grad, value) if runner.iter + 1 == iteration else grad)
 
 
 @pytest.mark.parametrize(
@@ -120,22 +124,42 @@ def break_after(runner: Runner, iteration: int, value: float) -> None:
         (2, dict(by_epoch=False, interval=1), 3, ['iter_1.pth', 'iter_2.pth']),
     ],
 )
-def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path, epochs, checkpoint, broken_at, kept):
+@pytest.mark.parametrize('waits', [False, True])
+def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoint(
+    tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits
+):
+    monkeypatch.setattr(finite_loss_hook, '_has_to_wait', lambda flag: waits)  # as on a GPU
     write_pictures(tmp_path / 'pictures', 8)
     runner = build_runner(
         tmp_path / 'run',
         tmp_path / 'pictures',
-        f'gradient{epochs}{broken_at}',
+        f'gradient{epochs}{broken_at}{waits}',
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', **checkpoint)),
     )
     break_after(runner, broken_at, float('nan'))
     last = kept[-1].replace('.', r'\.') if kept else 'none yet'
     with pytest.raises(
-        FloatingPointError, match=rf'state_dict\.neck\.generator_x.* after iteration {broken_at} .*{last}'
+        FloatingPointError,
+        match=rf'The loss or its gradient is not finite at iteration {broken_at} .*learning rate 0\.001.*{last}',
     ):
         runner.train()
+    assert torch.isfinite(runner.model.neck.generator_x).all() == (not waits)  # else the step was taken
     assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == kept
+
+
+def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path):
+    """Its gradient was finite, and so was the loss before it."""
+    write_pictures(tmp_path / 'pictures', 8)
+    runner = build_runner(
+        tmp_path / 'run', tmp_path / 'pictures', 'step', optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e30))
+    )
+    for iteration in (1, 2):
+        break_after(runner, iteration, 0.0, *(n for n, each in runner.model.named_parameters() if each.requires_grad))
+    break_after(runner, 2, 1e30)
+    with pytest.raises(FloatingPointError, match=r'state_dict\.neck\.generator_x.* after iteration 2 .*none yet'):
+        runner.train()
+    assert not list((tmp_path / 'run').glob('*.pth'))
 
 
 def test_an_optimizer_state_that_overflowed_enters_no_checkpoint(tmp_path):
@@ -189,6 +213,79 @@ def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_ite
     assert all(all_finite(path) for path in (tmp_path / 'run').glob('*.pth'))
 
 
+class ScaledWrapper(AmpOptimWrapper):
+    """AmpOptimWrapper without its demand for a GPU, and without autocast."""
+
+    def __init__(self, **kwargs) -> None:
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=2.0**60)
+
+    optim_context = OptimWrapper.optim_context
+
+
+@pytest.fixture
+def scaled_wrapper():
+    OPTIM_WRAPPERS.register_module(module=ScaledWrapper, force=True)
+    yield
+    OPTIM_WRAPPERS._module_dict.pop('ScaledWrapper')
+
+
+@pytest.mark.usefixtures('scaled_wrapper')
+@pytest.mark.parametrize(
+    ('broken', 'clip', 'stops_at'),
+    [
+        (range(3, 22), None, None),
+        (range(3, 23), None, 22),
+        (range(3, 23), dict(max_norm=1.0), 22),
+        ([*range(3, 15), *range(16, 28)], dict(max_norm=1.0), None),
+    ],
+    ids=['19', '20', '20 with clipping', '12 and 12'],
+)
+def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip, stops_at):
+    write_pictures(tmp_path / 'pictures', 8)
+    runner = build_runner(
+        tmp_path / 'run',
+        tmp_path / 'pictures',
+        f'scaler{len(broken)}{clip}'.replace(' ', ''),
+        sampler='InfiniteSampler',
+        train_cfg=dict(by_epoch=False, max_iters=28),
+        optim_wrapper=dict(type='ScaledWrapper', optimizer=dict(type='AdamW', lr=1e-3), clip_grad=clip),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+    )
+    for iteration in broken:
+        break_after(runner, iteration, float('inf'))
+    if stops_at is None:
+        runner.train()
+        assert all_finite(tmp_path / 'run' / 'iter_28.pth')
+    else:
+        with pytest.raises(
+            FloatingPointError,
+            match=rf'skipped 20 steps in a row.* iteration {stops_at} .*learning rate .*iter_20\.pth',
+        ):
+            runner.train()
+
+
+@pytest.mark.usefixtures('scaled_wrapper')
+def test_a_skipped_step_forgives_its_loss_and_another_does_not(tmp_path, monkeypatch):
+    write_pictures(tmp_path / 'pictures', 8)
+    options = dict(optim_wrapper=dict(type='ScaledWrapper', optimizer=dict(type='AdamW', lr=1e-3)))
+    for name, factor, stops in (('skipped', float('nan'), False), ('taken', 1.0, True)):
+        runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', name, **options)
+        parse_losses = runner.model.parse_losses
+
+        def parse(losses, parse_losses=parse_losses, factor=factor):
+            loss, log = parse_losses(losses)
+            return loss * factor, log | dict(loss=torch.tensor(float('nan')))
+
+        monkeypatch.setattr(runner.model, 'parse_losses', parse)
+        if stops:
+            with pytest.raises(FloatingPointError, match='The loss is not finite at iteration 1 '):
+                runner.train()
+        else:
+            runner.train()
+
+
 def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
     runner = SimpleNamespace(
@@ -200,7 +297,7 @@ def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):
     )
     hook = FiniteLossHook(interval=5)
     hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(1.0)))
-    with pytest.raises(FloatingPointError, match=r'inf at iteration 10 .*epoch_3\.pth'):
+    with pytest.raises(FloatingPointError, match=r'loss is not finite at iteration 10 .*rate 0\.001.*epoch_3\.pth'):
         hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(float('inf'))))
 
 

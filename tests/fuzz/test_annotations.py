@@ -1,0 +1,191 @@
+"""Annotation files with errors: everything ends with data that trains, or with a message that names the file."""
+
+import json
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from fuzzing import FUZZ
+from helpers import write_pictures
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.registry import init_default_scope
+
+from qbheat_mm.datasets.check import check_coco
+from qbheat_mm.datasets.coco import AnnotationError, read_classes
+
+pytest.importorskip('mmdet')
+from mmdet.registry import DATASETS
+
+pytestmark = pytest.mark.fuzz
+
+COCO = dict(
+    images=[dict(id=i, file_name=f'{i:03d}.jpg', width=64, height=64) for i in range(2)],
+    annotations=[
+        dict(id=1, image_id=0, category_id=1, bbox=[4, 4, 20, 30], area=600, iscrowd=0),
+        dict(id=2, image_id=0, category_id=2, bbox=[30.5, 10, 20, 30], area=600.0, iscrowd=0),
+        dict(id=3, image_id=1, category_id=1, bbox=[0, 0, 64, 64], area=4096, iscrowd=0),
+    ],
+    categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+)
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(32, 32), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 70),
+    st.sampled_from([10**9, 10**400, -(10**9), 1e308, float('nan'), float('inf'), -0.5, 1e-9]),
+    st.sampled_from(['', 'cat', '1', '../../etc/passwd', '000.jpg', '\x00', '\ud800', 'x' * 5000]),
+    st.sampled_from(
+        [[], {}, [1, 2], [1, 2, 3, 4], ['a'] * 4, [None] * 4, [[1, 2, 3, 4]], dict(counts=[1], size=[1, 1])]
+    ),
+)
+
+
+def places(node, path=()):
+    """Every place in nested lists and dicts."""
+    yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+@st.composite
+def coco_files(draw) -> bytes:
+    """The annotations above with one to three entries changed, removed or doubled, or the text cut."""
+    content = deepcopy(COCO)
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.sampled_from([each for each in places(content) if each]))
+        parent = content
+        for key in place[:-1]:
+            parent = parent[key]
+        how = draw(st.sampled_from(['set', 'set', 'remove', 'double']))
+        if how == 'set':
+            parent[place[-1]] = draw(VALUES)
+        elif how == 'remove':
+            del parent[place[-1]]
+        elif isinstance(parent, list):
+            parent.append(deepcopy(parent[place[-1]]))
+    try:
+        text = json.dumps(content).encode('utf-8', 'surrogatepass')
+    except ValueError:  # more digits than Python writes
+        text = b'{"images": [' + b'9' * 5000
+    if draw(st.integers(0, 9)) == 0:
+        text = text[: draw(st.integers(0, len(text)))] + draw(st.binary(max_size=3))
+    return text
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('pictures')
+    write_pictures(folder, 2)
+    return folder
+
+
+@FUZZ
+@given(content=coco_files(), classes=st.sampled_from([None, ('cat', 'dog'), ('dog',), 'cat', ('cat', 'cat'), ()]))
+def test_coco_annotations_load_or_are_reported(pictures, content, classes):
+    init_default_scope('mmdet')
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'annotations.json'
+        path.write_bytes(content)
+        try:
+            read_classes(path)
+        except AnnotationError as error:
+            assert 'annotations.json' in str(error)  # noqa: PT017
+        report = check_coco(path, pictures, classes)
+        assert all(text and len(text) < 5000 for text in report.errors)
+        if report.errors:
+            return
+        metainfo = dict(classes=classes or read_classes(path))
+        dataset = DATASETS.build(
+            dict(
+                type='CocoDataset',
+                ann_file=str(path),
+                data_prefix=dict(img=str(pictures)),
+                metainfo=metainfo,
+                filter_cfg=dict(filter_empty_gt=False, min_size=32),
+                pipeline=PIPELINE,
+                serialize_data=False,  # it would collect garbage each time
+            )
+        )
+        for i in range(len(dataset)):
+            instances = dataset[i]['data_samples'].gt_instances
+            assert torch.isfinite(instances.bboxes.tensor).all()
+            assert (instances.labels >= 0).all()
+            assert (instances.labels < len(metainfo['classes'])).all()
+
+
+VOC = """<annotation><size><width>64</width><height>64</height><depth>3</depth></size>
+<object><name>cat</name><difficult>0</difficult>
+<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>24</xmax><ymax>34</ymax></bndbox></object>
+<object><name>dog</name><bndbox><xmin>31.5</xmin><ymin>11</ymin><xmax>50</xmax><ymax>40</ymax></bndbox></object>
+</annotation>
+"""
+YOLO = '0 0.5 0.5 0.25 0.25\n1 0.1 0.2 0.1 0.1\n'
+PIECES = st.sampled_from(
+    [
+        '',
+        '-1',
+        '0',
+        '1e400',
+        'nan',
+        'inf',
+        '-0.5',
+        '9' * 40,
+        'cat',
+        '\x00',
+        '\udcff',
+        '<',
+        '</object>',
+        '&a;',
+        '\n',
+        '1 ' * 9,
+    ]
+)
+
+
+@st.composite
+def changed_texts(draw, text: str) -> bytes:
+    """``text`` with pieces of it replaced, cut out or doubled."""
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(PIECES) + text[end:]
+    return text.encode('utf-8', 'surrogateescape')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'function', 'text', 'suffix'),
+    [('voc_to_coco', 'voc_to_coco', VOC, '.xml'), ('yolo_to_coco', 'yolo_to_coco', YOLO, '.txt')],
+    ids=['voc', 'yolo'],
+)
+def test_other_formats_convert_to_what_loads_or_name_the_file(pictures, load_tool, tool, function, text, suffix):
+    convert = getattr(load_tool(f'dataset_converters/{tool}.py'), function)
+
+    @FUZZ
+    @given(contents=st.tuples(changed_texts(text), changed_texts(text)))
+    def check(contents):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            for i, content in enumerate(contents):
+                (folder / f'{i:03d}{suffix}').write_bytes(content)
+            options = dict(annotations=folder) if suffix == '.xml' else dict(labels=folder, classes=['cat', 'dog'])
+            try:
+                convert(pictures, folder / 'out.json', **options)
+            except AnnotationError as error:
+                assert any(f'{i:03d}{suffix}' in str(error) for i in range(2)) or 'class' in str(error)  # noqa: PT017
+                assert not (folder / 'out.json').exists()
+            else:
+                report = check_coco(folder / 'out.json', pictures)
+                assert all(
+                    'no annotation to train on' in each or 'thin' in each or 'name' in each for each in report.errors
+                ), report.errors
+
+    check()

@@ -1,0 +1,46 @@
+"""The config of a QB-Heat run of two iterations an epoch on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import qbheat_config, write_pictures
+from mmengine.config import Config
+
+GUARDED = dict(checkpoint_guard=dict(type='CheckpointGuardHook'))
+
+
+def runner_config(folder: Path, **kwargs) -> Config:
+    """A run of two iterations; the folder of its pictures is made."""
+    if not (folder / 'pictures').exists():
+        write_pictures(folder / 'pictures', 8)
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(
+            type='FolderDataset',
+            data_root=str(folder / 'pictures'),
+            with_label=False,
+            pipeline=[
+                dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+                dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+                dict(type='QuarterMask', input_size=64),
+                dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+            ],
+        ),
+    )
+    cfg = dict(
+        model=qbheat_config(),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        default_scope='mmpretrain',
+        default_hooks=GUARDED,
+        custom_hooks=[dict(type='PlainCheckpointHook')],
+        randomness=dict(seed=0),
+        work_dir=str(folder / 'run'),
+        experiment_name=f'guard{len(kwargs)}{id(kwargs)}',
+    )
+    return Config(dict(cfg, **kwargs))
