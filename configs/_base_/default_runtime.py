@@ -7,8 +7,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    draws=dict(type='DrawsHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     check_classes=dict(type='CheckClassesHook'),
     effective_batch=dict(type='EffectiveBatchHook'),
@@ -30,5 +31,5 @@ log_processor = dict(type='LogProcessor', window_size=50)
 log_level = 'INFO'
 load_from = None
 resume = False
-# An explicit seed: a resumed run goes on as the interrupted one would have.
+# All draws follow from it: a resumed run goes on as the interrupted one would have.
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -2,12 +2,14 @@ from .calibrate_bn_hook import CalibrateBNHook
 from .check_classes_hook import CheckClassesHook
 from .check_dataset_hook import CheckDatasetHook
 from .check_queue_hook import CheckQueueHook
+from .draws_hook import DrawsHook
 from .effective_batch_hook import EffectiveBatchHook
 from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
 from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .reconstruction_hook import ReconstructionHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 from .skipped_pictures_hook import SkippedPicturesHook
 from .validate_first_hook import ValidateFirstHook
 
@@ -16,12 +18,14 @@ __all__ = [
     'CheckClassesHook',
     'CheckDatasetHook',
     'CheckQueueHook',
+    'DrawsHook',
     'EffectiveBatchHook',
     'FiniteLossHook',
     'HeatStatisticsHook',
     'KnnHook',
     'PlainCheckpointHook',
     'ReconstructionHook',
+    'SafeCheckpointHook',
     'SkippedPicturesHook',
     'ValidateFirstHook',
 ]
