@@ -325,6 +325,7 @@ def torture(kind: str, folder: Path, kills: int, rng: random.Random) -> Figures:
         allowed, spoilt = 0, {}
         while True:
             before = PROGRESS.read()[1]
+            PROGRESS.write(before, before)
             mortal = figures.counts['kills'] < kills
             writing = mortal and rng.random() < 1 / 3
             pid = start(config, work_dir, random.Random(rng.random()) if writing else None)
