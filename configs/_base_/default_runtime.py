@@ -7,8 +7,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    draws=dict(type='DrawsHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     # reads checkpoints without executing anything in them; trust=True is for raw files of stock mmengine runs
     checkpoint_guard=dict(type='CheckpointGuardHook', trust=False),
@@ -33,5 +34,5 @@ log_processor = dict(type='LogProcessor', window_size=50)
 log_level = 'INFO'
 load_from = None
 resume = False
-# An explicit seed: a resumed run goes on as the interrupted one would have.
+# All draws follow from it: a resumed run goes on as the interrupted one would have.
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.model.utils import _BatchNormXd
+from mmengine.registry import MODELS
+
+# SyncBatchNorm takes pictures and vectors, and so does what stands in for it.
+MODELS.register_module('BNXd', module=_BatchNormXd)
 
 from ..checkpoint import guard_init_cfg, guard_load_from
 
@@ -68,11 +74,11 @@ def _distribute_on_cpu(cfg: Config) -> None:
 
 
 def _replace_sync_bn(node) -> bool:
-    """Turn every SyncBN config below ``node`` into BN; whether there was one."""
+    """Turn every SyncBN config below ``node`` into plain BatchNorm; whether there was one."""
     if isinstance(node, dict):
         found = node.get('type') in ('SyncBN', 'MMSyncBN', 'NaiveSyncBN')
         if found:
-            node['type'] = 'BN'
+            node['type'] = 'BNXd'
         return any([_replace_sync_bn(value) for value in node.values()]) or found
     if isinstance(node, (list, tuple)):
         return any([_replace_sync_bn(value) for value in node])
@@ -100,11 +106,26 @@ def guard_checkpoints(cfg: Config, trust: bool) -> None:
 def init_process_group_on_cpu(launcher: str) -> None:
     """Make the gloo process group before mmengine's Runner does.
 
-    mmengine 0.10 calls torch.cuda.set_device for ``--launcher pytorch`` without asking whether there is a GPU; it
-    leaves a process group alone that exists.
+    mmengine 0.10 calls torch.cuda.set_device for ``--launcher pytorch`` and ``slurm`` without asking whether there is
+    a GPU; it leaves a process group alone that exists.
     """
-    if launcher == 'pytorch' and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+    if torch.cuda.is_available() or torch.distributed.is_initialized():
+        return
+    if launcher == 'slurm':
+        _name_processes_as_slurm_does()
+    if launcher in ('pytorch', 'slurm'):
         torch.distributed.init_process_group('gloo')
+
+
+def _name_processes_as_slurm_does() -> None:
+    """Rank, number of processes and the first node's address, where PyTorch looks for them."""
+    for ours, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+        os.environ[ours] = os.environ[f'SLURM_{theirs}']
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        nodes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        os.environ['MASTER_ADDR'] = nodes[0]
 
 
 def complete_dataloaders(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:
