@@ -1,5 +1,11 @@
 from .feature_dataset import FeatureDataset
 from .folder import FolderDataset
-from .transforms import QuarterMask
+from .transforms import FastRandomResizedCrop, LoadReducedRandomResizedCrop, QuarterMask
 
-__all__ = ['FeatureDataset', 'FolderDataset', 'QuarterMask']
+__all__ = [
+    'FastRandomResizedCrop',
+    'FeatureDataset',
+    'FolderDataset',
+    'LoadReducedRandomResizedCrop',
+    'QuarterMask',
+]

@@ -1,3 +1,4 @@
 from .quarter_mask import QuarterMask
+from .resized_crop import FastRandomResizedCrop, LoadReducedRandomResizedCrop
 
-__all__ = ['QuarterMask']
+__all__ = ['FastRandomResizedCrop', 'LoadReducedRandomResizedCrop', 'QuarterMask']
