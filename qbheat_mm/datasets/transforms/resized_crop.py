@@ -113,7 +113,7 @@ class LoadReducedRandomResizedCrop(FastRandomResizedCrop):
         image = ImageOps.exif_transpose(image)
         if image.mode != 'RGB':
             image = _to_rgb(image)
-        array = np.asarray(image)
+        array = np.array(image)  # torch wants memory that it may write to
         factors = [side / own for side, own in zip(shape, array.shape)]
         top, left, height, width = (round(value / factor) for value, factor in zip(box, factors * 2))
         return array[top : top + height, left : left + width, ::-1]

@@ -2,6 +2,7 @@ from .calibrate_bn_hook import CalibrateBNHook
 from .check_classes_hook import CheckClassesHook
 from .check_dataset_hook import CheckDatasetHook
 from .check_queue_hook import CheckQueueHook
+from .compile_hook import CompileHook
 from .effective_batch_hook import EffectiveBatchHook
 from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
@@ -16,6 +17,7 @@ __all__ = [
     'CheckClassesHook',
     'CheckDatasetHook',
     'CheckQueueHook',
+    'CompileHook',
     'EffectiveBatchHook',
     'FiniteLossHook',
     'HeatStatisticsHook',
