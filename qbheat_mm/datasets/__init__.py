@@ -1,5 +1,12 @@
 from .feature_dataset import FeatureDataset
 from .folder import FolderDataset
-from .transforms import LoadPicture, QuarterMask
+from .transforms import FastRandomResizedCrop, LoadPicture, LoadReducedRandomResizedCrop, QuarterMask
 
-__all__ = ['FeatureDataset', 'FolderDataset', 'LoadPicture', 'QuarterMask']
+__all__ = [
+    'FastRandomResizedCrop',
+    'FeatureDataset',
+    'FolderDataset',
+    'LoadPicture',
+    'LoadReducedRandomResizedCrop',
+    'QuarterMask',
+]

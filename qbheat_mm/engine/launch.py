@@ -11,10 +11,10 @@ from mmengine.logging import print_log
 from mmengine.model.utils import _BatchNormXd
 from mmengine.registry import MODELS
 
+from ..checkpoint import guard_init_cfg, guard_load_from
+
 # SyncBatchNorm takes pictures and vectors, and so does what stands in for it.
 MODELS.register_module('BNXd', module=_BatchNormXd)
-
-from ..checkpoint import guard_init_cfg, guard_load_from
 
 
 def notice(text: str) -> None:

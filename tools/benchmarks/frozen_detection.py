@@ -1,6 +1,7 @@
 """What a frozen backbone saves: time and memory of a detector's training step, frozen beside trained.
 
     python tools/benchmarks/frozen_detection.py --size 256 --batch 2
+    python tools/benchmarks/frozen_detection.py --size 256 --batch 2 --cpu-time     # a busy machine
     python tools/benchmarks/frozen_detection.py --device cuda --size 800 --rounds 20
     python tools/benchmarks/frozen_detection.py FROZEN_CONFIG TRAINED_CONFIG
 
@@ -12,13 +13,14 @@ PyTorch's peak. What is kept for the backward pass is counted as autograd stores
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import platform
 import resource
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from mmdet.registry import MODELS
@@ -46,7 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--boxes', type=int, default=7, help='boxes in a picture')
     parser.add_argument('--rounds', type=int, default=10)
     parser.add_argument('--threads', type=int, default=1, help='threads on a CPU')
-    return parser.parse_args()
+    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
+    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
+    args = parser.parse_args()
+    if args.cpu_time and args.device != 'cpu':
+        parser.error('--cpu-time is for --device cpu')
+    return args
 
 
 class Step:
@@ -57,6 +64,7 @@ class Step:
         register_all_modules()
         MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
         torch.manual_seed(0)
+        self.clock = process_time if args.cpu_time else perf_counter
         cfg = Config.fromfile(config)
         cfg.model.backbone.init_cfg = None
         self.device = torch.device(args.device)
@@ -78,11 +86,11 @@ class Step:
 
     def __call__(self) -> float:
         """Take a step; seconds to the end of its work on the device."""
-        start = perf_counter()
+        start = self.clock()
         self.model.train_step(self.data, self.optimizer)
         if self.device.type == 'cuda':
             torch.cuda.synchronize()
-        return perf_counter() - start
+        return self.clock() - start
 
     def kept(self) -> float:
         """MiB that a forward pass keeps for the backward pass, parameters left out, each storage once."""
@@ -138,14 +146,25 @@ def main() -> None:
         step()  # warms up
     times = [[step() for step in steps] for _ in range(args.rounds)]
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{platform.machine()}, {args.threads} thread(s)'
-    print(f'{name}; torch {torch.__version__}; {args.batch} x {args.size} px; median of {args.rounds} rounds\n')
+    figures = {
+        Path(config).stem: dict(need, step_ms=1000 * median(own))
+        for config, need, own in zip(args.configs, needs, zip(*times))
+    }
+    clock = 'processor time' if args.cpu_time else 'wall time'
+    setting = (
+        f'{name}; torch {torch.__version__}; {args.batch} x {args.size} px; median of {args.rounds} rounds, {clock}'
+    )
+    print(f'{setting}\n')
     print('| config | step (ms) | peak (MiB) | kept for backward (MiB) | gradients and optimizer (MiB) |')
     print('|---|---|---|---|---|')
-    for config, need, own in zip(args.configs, needs, zip(*times)):
-        print(
-            f'| {Path(config).stem} | {1000 * median(own):.0f} | {need["peak"]:.0f} | {need["kept"]:.1f} '
-            f'| {need["state"]:.1f} |'
-        )
+    for config, each in figures.items():
+        print(f'| {config} | {each["step_ms"]:.0f} | {each["peak"]:.0f} | {each["kept"]:.1f} | {each["state"]:.1f} |')
+    if len(figures) == 2:
+        frozen, trained = figures.values()
+        ratios = ' | '.join(f'{frozen[key] / trained[key]:.2f}' for key in ('step_ms', 'peak', 'kept', 'state'))
+        print(f'| the first : the second | {ratios} |')
+    if args.out:
+        args.out.write_text(json.dumps(dict(setting=setting, figures=figures), indent=2) + '\n')
 
 
 if __name__ == '__main__':

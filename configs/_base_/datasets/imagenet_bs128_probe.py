@@ -4,7 +4,7 @@ data_root = '{{$DATA_ROOT:data/imagenet}}'
 
 train_pipeline = [
     dict(type='LoadPicture', ignore_empty=False),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='FastRandomResizedCrop', scale=224, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]

@@ -4,13 +4,7 @@ stride = 16
 
 train_pipeline = [
     dict(type='LoadPicture'),
-    dict(
-        type='RandomResizedCrop',
-        scale=img_size,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic',
-    ),
+    dict(type='FastRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='QuarterMask', input_size=img_size, stride=stride),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),

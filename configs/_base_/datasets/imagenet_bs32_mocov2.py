@@ -3,7 +3,7 @@ _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 224
 view_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow'),
+    dict(type='FastRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0)),
     dict(
         type='RandomApply',
         transforms=[dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)],

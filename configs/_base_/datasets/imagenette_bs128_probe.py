@@ -6,7 +6,7 @@ img_size = 128
 load = dict(type='LoadPicture')
 train_pipeline = [
     load,
-    dict(type='RandomResizedCrop', scale=img_size, backend='pillow', interpolation='bicubic'),
+    dict(type='FastRandomResizedCrop', scale=img_size, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]

@@ -1,7 +1,7 @@
 # Probes with transformer blocks: AdamW, warm-up, cosine, 90 epochs; lr for a batch of 1,024. Our choice.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [

@@ -3,6 +3,7 @@ from .check_classes_hook import CheckClassesHook
 from .check_dataset_hook import CheckDatasetHook
 from .check_queue_hook import CheckQueueHook
 from .checkpoint_guard_hook import CheckpointGuardHook
+from .compile_hook import CompileHook
 from .draws_hook import DrawsHook
 from .effective_batch_hook import EffectiveBatchHook
 from .finite_loss_hook import FiniteLossHook
@@ -21,6 +22,7 @@ __all__ = [
     'CheckDatasetHook',
     'CheckQueueHook',
     'CheckpointGuardHook',
+    'CompileHook',
     'DrawsHook',
     'EffectiveBatchHook',
     'FiniteLossHook',

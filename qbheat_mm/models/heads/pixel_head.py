@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
@@ -12,6 +13,30 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...arguments import check_arguments
+
+
+def pick(x: Tensor, cells: Tensor) -> Tensor:
+    """The positions ``cells`` (N, M) of each sequence in ``x`` (N, L, D) -> (N, M, D)."""
+    start = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (start + cells).flatten()).unflatten(0, cells.shape)
+
+
+class AttentionLayer(TransformerEncoderLayer):
+    """mmpretrain's pre-norm transformer layer, which can stop at the positions whose result is wanted."""
+
+    def forward(self, x: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(N, L, D) -> (N, L, D); with ``cells`` (N, M), every position is read but those alone are computed."""
+        if cells is None:
+            return super().forward(x)
+        attention, dims = self.attn, self.embed_dims
+        keys = self.ln1(x)
+        bias = attention.qkv.bias
+        queries = F.linear(pick(keys, cells), attention.qkv.weight[:dims], bias[:dims])
+        keys, values = F.linear(keys, attention.qkv.weight[dims:], bias[dims:]).chunk(2, dim=-1)
+        heads = (each.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for each in (queries, keys, values))
+        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)  # (N, M, D)
+        x = pick(x, cells) + attention.proj(mixed)
+        return self.ffn(self.ln2(x), identity=x)
 
 
 class LocalLayer(BaseModule):
@@ -66,13 +91,14 @@ class PixelDecoder(BaseModule):
         if mixer == 'attention' and embed_dims % num_heads:
             raise ValueError(f'PixelDecoder: embed_dims={embed_dims} does not divide into num_heads={num_heads}.')
         self.in_channels = in_channels
+        self.mixer = mixer
         self.embed = nn.Linear(in_channels, embed_dims)
         position = build_2d_sincos_position_embedding(grid_size, embed_dims)
         self.register_buffer('position', position, persistent=False)  # (1, L, D)
         hidden = mlp_ratio * embed_dims
         self.layers = nn.Sequential(
             *(
-                TransformerEncoderLayer(embed_dims, num_heads, hidden)
+                AttentionLayer(embed_dims, num_heads, hidden)
                 if mixer == 'attention'
                 else LocalLayer(embed_dims, hidden)
                 for _ in range(depth)
@@ -81,10 +107,21 @@ class PixelDecoder(BaseModule):
         self.norm = nn.LayerNorm(embed_dims)
         self.pixels = nn.Linear(embed_dims, 3 * patch_size**2)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, H W, 3 patch_size^2), pixels in the order row, column, channel."""
+    def forward(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, H W, 3 patch_size^2), pixels in the order row, column, channel.
+
+        With ``cells``, (N, M), the patches at these positions alone, (N, M, 3 patch_size^2): what only others depend
+        on is not computed.
+        """
         x = self.embed(features.flatten(2).mT) + self.position
-        return self.pixels(self.norm(self.layers(x)))
+        mixing = self.layers if self.mixer == 'attention' else self.layers[:0]
+        if cells is None:
+            x = self.layers(x)
+        elif mixing:
+            x = mixing[-1](mixing[:-1](x), cells)
+        else:
+            x = self.layers(pick(x, cells))
+        return self.pixels(self.norm(x))
 
 
 @MODELS.register_module()
@@ -107,25 +144,25 @@ class PixelHead(MAEPretrainHead):
         super().__init__(loss=loss, norm_pix=norm_pix, patch_size=patch_size)
         self.decoder = MODELS.build(dict(decoder, patch_size=patch_size, grid_size=img_size // patch_size))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, H W, 3 patch_size^2), in float32."""
-        return self.decoder(features).float()
+    def forward(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, H W, 3 patch_size^2) in float32, or (N, M, 3 patch_size^2) at ``cells`` (N, M) alone."""
+        return self.decoder(features, cells).float()
 
-    def loss(self, features: Tensor, images: Tensor, masked: Tensor) -> dict[str, Tensor]:
-        """The loss on masked patches.
+    def loss(self, features: Tensor, images: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """The loss on masked patches; no others are decoded.
 
         Args:
             features: (N, C, H, W), of the whole picture.
             images: (N, 3, H patch_size, W patch_size), normalised by the data preprocessor.
-            masked: (N, H W), True where the patch is hidden from the encoder.
+            hidden: (N, M), the positions of the H W patches that are hidden from the encoder.
 
         Returns:
             ``loss``, a scalar.
         """
-        pred = self(features)
+        pred = self(features, hidden)
         with torch.autocast(images.device.type, enabled=False):
-            target = self.construct_target(images.float())
-            return dict(loss=self.loss_module(pred, target, masked))
+            target = pick(self.construct_target(images.float()), hidden)
+            return dict(loss=self.loss_module(pred, target, torch.ones_like(hidden)))
 
     def sample_losses(self, pred: Tensor, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """Per picture, the loss of a prediction beside that of the best constant per patch.

@@ -70,7 +70,7 @@ class QBHeat(BaseSelfSupervisor):
         origin = self._origins(inputs, data_samples)
         latent = self.encode_visible(inputs, origin)
         features = self.neck(latent, origin)
-        return self.head.loss(features, inputs, self._masked(origin)) | self.neck.losses()
+        return self.head.loss(features, inputs, self._hidden(origin)) | self.neck.losses()
 
     def encode_visible(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """(N, 3, H, W) and the blocks' places (N, 2) -> features (N, C, h, w) of the visible block alone."""
@@ -127,7 +127,8 @@ class QBHeat(BaseSelfSupervisor):
                 "QBHeat needs `visible_origin`: put QuarterMask into the pipeline and 'visible_origin' into the "
                 'meta_keys of PackInputs.'
             )
-        return torch.tensor([sample.visible_origin for sample in data_samples], device=inputs.device)
+        origin = torch.tensor([sample.visible_origin for sample in data_samples])
+        return origin.to(inputs.device, non_blocking=True)  # a blocking copy would wait for the device
 
     def _masked(self, origin: Tensor) -> Tensor:
         """(N, 2) -> (N, L), True where a cell of the map is hidden."""
@@ -135,6 +136,12 @@ class QBHeat(BaseSelfSupervisor):
         offset = torch.arange(cells, device=origin.device) - origin[..., None]  # (N, 2, cells)
         inside = (offset >= 0) & (offset < cells // 2)
         return ~(inside[:, 0, :, None] & inside[:, 1, None, :]).flatten(1)
+
+    def _hidden(self, origin: Tensor) -> Tensor:
+        """(N, 2) -> (N, 3 L / 4), the positions of the hidden cells in ascending order."""
+        masked = self._masked(origin)
+        # Three quarters are hidden wherever the block lies: known to the host without a look at the mask.
+        return masked.byte().argsort(dim=1, descending=True, stable=True)[:, : masked.shape[1] * 3 // 4]
 
     @torch.no_grad()
     def _try_quarter(self) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import build_qbheat, qbheat_config, samples_at
 from mmpretrain.registry import MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbheat_mm.datasets import QuarterMask
 from qbheat_mm.models.selfsup.qbheat import crop_blocks
@@ -51,6 +52,7 @@ def test_masked_is_the_rest(origin):
     expected = np.ones((4, 4), bool)
     expected[origin[0] : origin[0] + 2, origin[1] : origin[1] + 2] = False
     assert np.array_equal(model._masked(torch.tensor([origin])).view(4, 4).numpy(), expected)
+    assert np.array_equal(model._hidden(torch.tensor([origin]))[0].numpy(), np.flatnonzero(expected))
 
 
 def test_loss_reaches_every_part():
@@ -149,7 +151,7 @@ def test_nothing_visible_enters_the_loss(visible):
         hidden_changed[i] += torch.randn(3, 64, 64)
         hidden_changed[block] = images[block]
     loss, visible_loss, hidden_loss = (
-        model.head.loss(prediction, target, model._masked(origin))['loss']
+        model.head.loss(prediction, target, model._hidden(origin))['loss']
         for target in (images, visible_changed, hidden_changed)
     )
     assert torch.equal(loss, visible_loss)
@@ -201,3 +203,53 @@ def test_propagators_stay_in_float32_under_autocast(scheme, commute):
     if commute == 'shared_basis':
         a, b = (each[0] for each in model.neck.generators())
         assert (a @ b - b @ a).norm() < 1e-5 * (a @ b).norm()
+
+
+class Recorder(TorchDispatchMode):
+    """The operators that run, and those among them whose result or shape the host must wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.waits = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket._qualified_op_name.removeprefix('aten::')
+        self.names.append(name)
+        by_mask = name in ('index', 'index_put', 'index_put_', '_index_put_impl_') and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if by_mask or name in WAITING:
+            self.waits.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = ('_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'is_nonzero', 'equal', 'unique_consecutive')
+
+
+def recorded(model, count: int) -> Recorder:
+    """What the loss of ``count`` pictures and its gradient run."""
+    model.zero_grad()
+    images, samples = torch.randn(count, 3, 64, 64), samples_at((CORNERS * count)[:count])
+    with Recorder() as recorder:
+        sum(model.loss(images, samples).values()).backward()
+    return recorder
+
+
+@pytest.mark.parametrize(
+    'neck', [{}, dict(direction='separate'), dict(commute='penalty'), dict(scheme='exp', commute='shared_basis')]
+)
+@pytest.mark.parametrize('mixer', ['attention', 'local'])
+def test_loss_does_not_wait_for_the_device(neck, mixer):
+    model = build_qbheat(neck=neck, decoder=dict(mixer=mixer))
+    small, large = recorded(model, 4), recorded(model, 12)
+    assert small.waits == []
+    assert small.names == large.names  # no loop over the samples
+    assert len(small.names) > 100
+
+
+def test_waiting_is_noticed():
+    with Recorder() as recorder:
+        values = torch.arange(4)
+        values[values > 1]
+        float(values[0])
+    assert recorder.waits == ['index', '_local_scalar_dense']

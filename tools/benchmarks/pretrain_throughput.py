@@ -1,0 +1,735 @@
+"""What a quarter saves: QB-Heat's training steps beside MoCo-v2's, supervised ones and whole-image masked modelling.
+
+    python tools/benchmarks/pretrain_throughput.py --device cuda --precision bf16 --batch-size 256 --workers 8
+    python tools/benchmarks/pretrain_throughput.py --batch-size 8 --rounds 3 --cpu-time          # a busy machine
+    python tools/benchmarks/pretrain_throughput.py --device cuda --precision bf16 --scaling batch-size=32,128,512,2048
+
+Every method trains under mmengine's Runner as its ImageNet config says, on one backbone at output stride 16. Rounds go
+over all methods, so that a drifting machine slows all alike; medians are shown. Measured are
+
+- steps on synthetic pictures that lie on the device, and steps from JPEG files through each config's own pipeline;
+- the parts of a step, in rounds of their own, because to time a part is to wait for it;
+- peak memory, each method in a process of its own;
+- the limits: the bare encoder on the visible quarter, forward and backward; each data pipeline by itself; and the same
+  step in a plain PyTorch loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import LOOPS, OPTIM_WRAPPERS, init_default_scope
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from mmpretrain.utils import get_ori_model
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import qbheat_mm  # noqa: F401
+from qbheat_mm.engine.launch import fit_to_machine, init_process_group_on_cpu
+from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+METHODS = {
+    'qbheat': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
+    'supervised': 'mobile_former/mobile-former-285m_8xb128-coslr-450e_in1k.py',
+    'mocov2': 'mocov2/mocov2_mobile-former-285m_8xb32-coslr-200e_in1k.py',
+    'masked': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
+}
+PARTS = ('data', 'transfer', 'encoder', 'neck', 'decoder', 'backward', 'optimiser', 'other')
+TARGETS = {  # a ratio's name -> the least or largest that is wanted
+    'qbheat : supervised, images/s': ('>=', 3.3),
+    'qbheat : mocov2, images/s': ('>=', 4.5),
+    'qbheat : masked, images/s': ('>=', 3.0),
+    'qbheat : mocov2, images/s from files': ('>=', 6.0),
+    'step : bare encoder, time': ('<=', 1.3),
+    'step under the Runner : plain loop, time': ('<=', 1.05),
+    'qbheat : supervised, peak memory': ('<=', 0.4),
+    'our pipeline : stock, images/s': ('>=', 1.5),
+}
+PACK = dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))
+SCALE, RATIO = 224, (0.2, 1.0)
+STOCK_CROP = dict(type='RandomResizedCrop', crop_ratio_range=RATIO, backend='pillow', interpolation='bicubic')
+PILLOW = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
+MIB = 2**20
+
+
+# --- The fourth method -----------------------------------------------------------------------------------------------
+
+
+@MODELS.register_module()
+class WholeImageMasking(BaseSelfSupervisor):
+    """SimMIM's way with a CNN: hidden patches become a learned one, and the encoder sees the whole picture.
+
+    As many patches are hidden as in QB-Heat, anywhere; the decoder and the loss are QB-Heat's.
+    """
+
+    def __init__(self, backbone: dict, head: dict, img_size: int, data_preprocessor: dict) -> None:
+        super().__init__(backbone, head=dict(head, img_size=img_size), data_preprocessor=data_preprocessor)
+        self.stride = head['patch_size']
+        self.token = nn.Parameter(torch.zeros(1, 3, self.stride, self.stride))
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> the loss on the hidden patches."""
+        cells = inputs.shape[-1] // self.stride
+        order = torch.rand(len(inputs), cells**2, device=inputs.device).argsort(1)
+        hidden = order[:, : cells**2 * 3 // 4]
+        mask = torch.zeros_like(order).scatter(1, hidden, 1).view(-1, 1, cells, cells).float()
+        mask = nn.functional.interpolate(mask, scale_factor=self.stride)
+        masked = torch.where(mask > 0, self.token.repeat(1, 1, cells, cells), inputs)
+        return self.head.loss(self.backbone(masked)[-1], inputs, hidden)
+
+
+# --- Runners that train when they are told to ------------------------------------------------------------------------
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAutocastWrapper(OptimWrapper):
+    """Mixed precision on a CPU, which mmengine's AmpOptimWrapper refuses."""
+
+    def __init__(self, dtype: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.dtype = getattr(torch, dtype)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast the forward pass."""
+        with super().optim_context(model), torch.autocast('cpu', self.dtype):
+            yield
+
+
+@LOOPS.register_module()
+class RoundLoop(IterBasedTrainLoop):
+    """Trains some iterations whenever :meth:`advance` is called, hooks and all."""
+
+    def run(self) -> nn.Module:
+        """Only what comes before the first iteration."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        return self.runner.model
+
+    def open(self) -> None:
+        """Start the workers."""
+        self.batches = iter(self.dataloader)
+
+    def advance(self, steps: int) -> None:
+        """Train ``steps`` iterations."""
+        for _ in range(steps):
+            self.run_iter(self.fetch())
+
+    def fetch(self) -> dict:
+        """The next batch."""
+        return next(self.batches)
+
+    def close(self) -> None:
+        """End the workers, so that they load nothing while others are timed."""
+        del self.batches
+
+
+class Synthetic(torch.utils.data.Dataset):
+    """As many indices as a loop may want; the collate function has the batch."""
+
+    metainfo: dict = {}
+
+    def __len__(self) -> int:
+        return 10**8
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def synthetic_batch(method: str, args: argparse.Namespace) -> dict:
+    """Bytes of noise on the device, with what the method reads besides."""
+
+    def pictures() -> Tensor:
+        return torch.randint(256, (args.batch_size, 3, args.size, args.size), dtype=torch.uint8, device=args.device)
+
+    samples = [DataSample() for _ in range(args.batch_size)]
+    for sample in samples:
+        corner = np.random.randint(2, size=2) * (args.size // 32)
+        sample.set_field(tuple(corner.tolist()), 'visible_origin', field_type='metainfo')
+        sample.set_gt_label(np.random.randint(1000))
+    return dict(inputs=[pictures(), pictures()] if method == 'mocov2' else pictures(), data_samples=samples)
+
+
+def file_loader(method: str, cfg: Config, args: argparse.Namespace) -> dict:
+    """The config's own dataloader on the folder of JPEGs."""
+    pipeline = resized(cfg.train_dataloader.dataset.pipeline, args.size)
+    dataset = dict(type='FolderDataset', data_root=str(args.data), with_label=method == 'supervised', pipeline=pipeline)
+    loader = dict(
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        pin_memory=args.device.type == 'cuda',
+        persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(type='RepeatDataset', times=10**4, dataset=dataset),  # no epoch ends within a measurement
+    )
+    return loader | (dict(prefetch_factor=2) if args.workers else {})
+
+
+def resized(steps, size: int):
+    """A pipeline for pictures of this size, views within it too."""
+    if isinstance(steps, (list, tuple)):
+        return [resized(step, size) for step in steps]
+    changes = dict(RandomResizedCrop='scale', FastRandomResizedCrop='scale', QuarterMask='input_size')
+    step = {key: resized(value, size) if key == 'transforms' else value for key, value in steps.items()}
+    return dict(step, **{changes[step['type']]: size}) if step['type'] in changes else step
+
+
+def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Config:
+    """The method's config on the backbone, size, batch and precision that are asked for."""
+    cfg = Config.fromfile(CONFIGS / METHODS[method])
+    channels = ARCH_SETTINGS[args.arch]['blocks'][-1][1]
+    cfg.model.backbone.update(arch=args.arch, output_stride=16)
+    if method == 'supervised':
+        cfg.model.head.update(in_channels=channels, token_dims=ARCH_SETTINGS[args.arch]['token_dims'])
+        cfg.model.data_preprocessor = dict(cfg.data_preprocessor, type='ClsDataPreprocessor')
+    else:
+        cfg.model.neck.in_channels = channels
+    if method in ('qbheat', 'masked'):
+        cfg.model.head.decoder.in_channels = channels
+        cfg.model.img_size = args.size
+    if method == 'masked':
+        cfg.model.type = 'WholeImageMasking'
+        cfg.model.pop('neck')
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        cfg.pop(key, None)
+    cfg.train_cfg = dict(type='RoundLoop', max_iters=10**8)
+    cfg.param_scheduler = None  # the length of an epoch is not known here; a scheduler costs microseconds
+    cfg.auto_scale_lr = None
+    cfg.optim_wrapper.update(precision_wrapper(args))
+    cfg.default_hooks.checkpoint = None
+    if args.compile:
+        parts = dict(qbheat=['backbone', 'head.decoder'], masked=['backbone', 'head.decoder'], supervised=['backbone'])
+        hook = dict(type='CompileHook', modules=parts.get(method, ['backbone', 'encoder_k.module']))
+        cfg.custom_hooks = [*cfg.custom_hooks, hook]
+    cfg.train_dataloader = file_loader(method, cfg, args) if from_files else {}
+    cfg.env_cfg.cudnn_benchmark = True
+    cfg.log_level, cfg.launcher = 'ERROR', args.launcher
+    cfg.work_dir, cfg.experiment_name = args.work_dir, f'{method}_{from_files}_{id(cfg)}'
+    return cfg
+
+
+def precision_wrapper(args: argparse.Namespace) -> dict:
+    """The optimizer wrapper's settings for the precision."""
+    if args.precision == 'fp32':
+        return dict(type='OptimWrapper')
+    dtype = dict(bf16='bfloat16', fp16='float16')[args.precision]
+    if args.device.type == 'cpu':
+        return dict(type='CPUAutocastWrapper', dtype=dtype)
+    scaling = dict(loss_scale=dict(enabled=False)) if dtype == 'bfloat16' else {}
+    return dict(type='AmpOptimWrapper', dtype=dtype, **scaling)
+
+
+def start(method: str, args: argparse.Namespace, from_files: bool = False) -> Runner:
+    """A Runner that is ready for its first iteration."""
+    torch.manual_seed(0)
+    cfg = build_config(method, args, from_files)
+    if args.device.type == 'cpu':
+        fit_to_machine(cfg)
+    runner = Runner.from_cfg(cfg)
+    if args.channels_last:
+        get_ori_model(runner.model).to(memory_format=torch.channels_last)
+    if not from_files:  # a loader that is an object cannot pass through a config
+        batch = synthetic_batch(method, args)
+        runner._train_dataloader = DataLoader(Synthetic(), args.batch_size, collate_fn=lambda _: batch)
+    runner.train()
+    return runner
+
+
+# --- Clocks ----------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds, to the end of the device's work; of the wall, or of this process' processor time."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.read = process_time if args.cpu_time else perf_counter
+        self.on_gpu = args.device.type == 'cuda'
+
+    def __call__(self) -> float:
+        """Now, when the device is done."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return self.read()
+
+    def time(self, function: Callable[..., object], *args) -> float:
+        """How long a call takes."""
+        start = self()
+        function(*args)
+        return self() - start
+
+
+class Stopwatch:
+    """Adds up the time spent in wrapped functions, less what wrapped functions within them take."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.totals: dict[str, float] = defaultdict(float)
+        self.inner = [0.0]
+
+    def wrap(self, function: Callable, part: str) -> Callable:
+        """The function, timed as a part."""
+
+        def timed(*args, **kwargs):
+            start = self.clock()
+            self.inner.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                whole = self.clock() - start
+                self.totals[part] += whole - self.inner.pop()
+                self.inner[-1] += whole
+
+        return timed
+
+    def wrap_method(self, owner: object, name: str, part: str) -> Callable[[], None]:
+        """Time a method of one object; returns what undoes it."""
+        setattr(owner, name, self.wrap(getattr(owner, name), part))
+        return lambda: delattr(owner, name)
+
+    def wrap_module(self, module: nn.Module, part: str) -> Callable[[], None]:
+        """Time the calls of a module, compiled or not; returns what undoes it."""
+        compiled = module._compiled_call_impl
+        module._compiled_call_impl = self.wrap(compiled or module._call_impl, part)
+
+        def undo() -> None:
+            module._compiled_call_impl = compiled
+
+        return undo
+
+
+def time_parts(runner: Runner, steps: int, clock: Clock) -> dict[str, float]:
+    """Seconds a step spends in each of its parts."""
+    model, wrapper, loop = get_ori_model(runner.model), runner.optim_wrapper, runner.train_loop
+    watch = Stopwatch(clock)
+    undo = [
+        watch.wrap_method(loop, 'fetch', 'data'),
+        watch.wrap_module(model.data_preprocessor, 'transfer'),
+        watch.wrap_module(model.backbone, 'encoder'),
+        watch.wrap_method(model.head, 'loss', 'decoder'),
+        watch.wrap_method(wrapper, 'backward', 'backward'),
+        watch.wrap_method(wrapper, 'step', 'optimiser'),
+        watch.wrap_method(wrapper, 'zero_grad', 'optimiser'),
+    ]
+    if getattr(model, 'neck', None) is not None:
+        undo.append(watch.wrap_module(model.neck, 'neck'))
+    if hasattr(model, 'encoder_k'):
+        undo.append(watch.wrap_module(model.encoder_k, 'encoder'))
+    watch.wrap(loop.advance, 'other')(steps)
+    for each in undo:
+        each()
+    return {part: watch.totals[part] / steps for part in PARTS}
+
+
+# --- What is compared ------------------------------------------------------------------------------------------------
+
+
+def autocast(args: argparse.Namespace) -> dict:
+    """Arguments of torch.autocast."""
+    dtype = torch.float16 if args.precision == 'fp16' else torch.bfloat16
+    return dict(device_type=args.device.type, dtype=dtype, enabled=args.precision != 'fp32')
+
+
+def plain_loop(runner: Runner, args: argparse.Namespace) -> Callable[[int], None]:
+    """The runner's step, written out in PyTorch on a model and optimizer of its own."""
+    cfg = runner.cfg
+    model = MODELS.build(cfg.model).to(args.device).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optimizer, limit = wrapper.optimizer, wrapper.clip_grad_kwargs.get('max_norm')
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    scaler = torch.amp.GradScaler(args.device.type, enabled=args.precision == 'fp16')
+    batch = next(iter(runner.train_dataloader))
+    for name in ('backbone', 'head.decoder') if args.compile else ():
+        model.get_submodule(name).compile()
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+    def advance(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast(**autocast(args)):
+                data = model.data_preprocessor(batch, True)
+                loss = sum(model.loss(**data).values())
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+            scaler.step(optimizer)
+            scaler.update()
+            loss.item()  # every step is logged
+
+    return advance
+
+
+def bare_encoder(runner: Runner, args: argparse.Namespace) -> Callable[[int], None]:
+    """Forward and backward of the encoder on the visible quarter: what no training step can beat."""
+    encoder = MODELS.build(runner.cfg.model.backbone).to(args.device).train()
+    quarter = torch.randn(args.batch_size, 3, args.size // 2, args.size // 2, device=args.device)
+    if args.compile:
+        encoder.compile()
+    if args.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+        quarter = quarter.contiguous(memory_format=torch.channels_last)
+
+    def advance(steps: int) -> None:
+        for _ in range(steps):
+            encoder.zero_grad()
+            with torch.autocast(**autocast(args)):
+                features = encoder(quarter)[-1]
+            features.backward(torch.ones_like(features))
+
+    return advance
+
+
+def in_rounds(entrants: dict[str, Callable[[int], None]], args: argparse.Namespace, clock: Clock) -> dict[str, float]:
+    """The median seconds of a step of each, in rounds over all."""
+    for advance in entrants.values():
+        advance(args.warmup)
+    times: dict[str, list[float]] = {name: [] for name in entrants}
+    for _ in range(args.rounds):
+        for name, advance in entrants.items():
+            times[name].append(clock.time(advance, args.steps) / args.steps)
+    return {name: median(record) for name, record in times.items()}
+
+
+def median_parts(runners: dict[str, Runner], args: argparse.Namespace, clock: Clock) -> dict[str, dict[str, float]]:
+    """The median seconds of each part of each method's step, in rounds over all."""
+    rounds = [
+        {name: time_parts(runner, args.steps, clock) for name, runner in runners.items()} for _ in range(args.rounds)
+    ]
+    return {name: {part: median(each[name][part] for each in rounds) for part in PARTS} for name in runners}
+
+
+def compute_bound(args: argparse.Namespace, clock: Clock) -> dict:
+    """Steps on pictures that lie on the device."""
+    runners = {method: start(method, args) for method in args.methods}
+    for runner in runners.values():
+        runner.train_loop.open()
+    entrants = {name: runner.train_loop.advance for name, runner in runners.items()}
+    if 'qbheat' in runners and args.limits:
+        entrants['plain loop'] = plain_loop(runners['qbheat'], args)
+        entrants['bare encoder'] = bare_encoder(runners['qbheat'], args)
+    figures = dict(step_s=in_rounds(entrants, args, clock))
+    return figures | (dict(parts_s=median_parts(runners, args, clock)) if args.parts else {})
+
+
+def from_files(args: argparse.Namespace, clock: Clock) -> dict[str, float]:
+    """Steps from JPEG files; a method's workers run only while it is timed, and first fill and drain their queue."""
+    loops = {method: start(method, args, from_files=True).train_loop for method in args.methods}
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(args.rounds):
+        for name, loop in loops.items():
+            loop.open()
+            loop.advance(2 * args.workers + 1)
+            times[name].append(clock.time(loop.advance, args.steps) / args.steps)
+            loop.close()
+    return {name: median(record) for name, record in times.items()}
+
+
+def pipelines(size: int) -> dict[str, list[dict]]:
+    """Ours beside mmpretrain's own, by either decoder; two views each for MoCo-v2."""
+    config = {name: Config.fromfile(CONFIGS / METHODS[name]) for name in ('qbheat', 'mocov2')}
+    ours = {name: cfg.train_dataloader.dataset.pipeline for name, cfg in config.items()}
+    rest = ours['qbheat'][2:]
+    stock_crop = dict(STOCK_CROP, scale=SCALE)
+    named = {
+        'stock': [dict(type='LoadImageFromFile'), stock_crop, *rest],
+        'stock, pillow decodes': [PILLOW, stock_crop, *rest],
+        'ours': ours['qbheat'],
+        'ours, cv2 decodes': [dict(type='LoadImageFromFile'), *ours['qbheat'][1:]],
+        'ours, reduced decoding': [
+            dict(type='LoadReducedRandomResizedCrop', scale=SCALE, crop_ratio_range=RATIO, interpolation='bicubic'),
+            *rest,
+        ],
+        'mocov2': ours['mocov2'],
+    }
+    return {name: resized(steps, size) for name, steps in named.items()}
+
+
+def data_limit(args: argparse.Namespace) -> dict[str, float]:
+    """The seconds of one core that a picture takes through each pipeline, processor time."""
+    init_default_scope('mmpretrain')
+    paths = sorted(str(path) for path in args.data.rglob('*') if path.suffix.lower() in ('.jpg', '.jpeg'))
+    if not paths:
+        raise SystemExit(f'There is no .jpg or .jpeg file below "{args.data}" (--data).')
+    paths = paths[: args.pictures]
+    composed = {name: Compose(steps) for name, steps in pipelines(args.size).items()}
+    times: dict[str, list[float]] = {name: [] for name in composed}
+    for _ in range(args.rounds + 1):
+        for name, pipeline in composed.items():
+            start = process_time()
+            for path in paths:
+                pipeline(dict(img_path=path))
+            times[name].append((process_time() - start) / len(paths))
+    return {name: median(record[1:]) for name, record in times.items()}  # the first reads the disk
+
+
+def write_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
+    """Pictures of ImageNet's usual size in two class folders: octaves of noise, as detailed as photos at quality 90."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        canvas = np.zeros((size[1], size[0], 3))
+        for octave in range(1, 9):
+            cells = 2**octave
+            noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+            canvas += (np.asarray(noise.resize(size, Image.Resampling.BICUBIC)) - 127.5) * 0.7**octave
+        path = folder / f'class{i % 2}' / f'{i:04d}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((canvas + 127.5).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return folder
+
+
+def memory(method: str, args: argparse.Namespace) -> float:
+    """MiB that three steps need at their peak; for a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    loop = start(method, args).train_loop
+    loop.open()
+    loop.advance(3)
+    if args.device.type == 'cuda':
+        return torch.cuda.max_memory_allocated() / MIB
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def child(argv: list[str], processes: int = 1) -> dict:
+    """What this script prints in other processes, the last line of it as JSON."""
+    launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] * (processes > 1)
+    command = [sys.executable, *launcher, __file__, *argv, *['--launcher', 'pytorch'] * (processes > 1)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f'{" ".join(command)} failed:\n{done.stdout}\n{done.stderr}')
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# --- Reports ---------------------------------------------------------------------------------------------------------
+
+
+def ratios(figures: dict) -> dict[str, float]:
+    """The target table's ratios, as far as they were measured."""
+    step, files, mib, data = (figures.get(key, {}) for key in ('step_s', 'file_step_s', 'peak_mib', 'pipeline_s'))
+
+    def ratio(of: dict, numerator: str, denominator: str) -> float | None:
+        return of[numerator] / of[denominator] if numerator in of and denominator in of else None
+
+    found = {
+        'qbheat : supervised, images/s': ratio(step, 'supervised', 'qbheat'),
+        'qbheat : mocov2, images/s': ratio(step, 'mocov2', 'qbheat'),
+        'qbheat : masked, images/s': ratio(step, 'masked', 'qbheat'),
+        'qbheat : mocov2, images/s from files': ratio(files, 'mocov2', 'qbheat'),
+        'step : bare encoder, time': ratio(step, 'qbheat', 'bare encoder'),
+        'step under the Runner : plain loop, time': ratio(step, 'qbheat', 'plain loop'),
+        'qbheat : supervised, peak memory': ratio(mib, 'qbheat', 'supervised'),
+        'our pipeline : stock, images/s': ratio(data, 'stock', 'ours'),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def met(name: str, value: float) -> bool:
+    """Whether a ratio is what was wanted."""
+    sign, target = TARGETS[name]
+    return value >= target if sign == '>=' else value <= target
+
+
+def table(figures: dict) -> str:
+    """Everything in Markdown."""
+    batch = figures['setting']['batch_size'] * figures['setting']['processes']
+    lines = ['| | images/s | step, ms | ' + ' | '.join(PARTS) + ' | peak, MiB | images/s from files |']
+    lines.append('|---' * (len(PARTS) + 5) + '|')
+    for name, seconds in figures.get('step_s', {}).items():
+        parts = figures.get('parts_s', {}).get(name, {})
+        cells = [f'{1e3 * parts[part]:.1f}' if part in parts else '' for part in PARTS]
+        mib = figures.get('peak_mib', {}).get(name)
+        files = figures.get('file_step_s', {}).get(name)
+        cells += ['' if mib is None else f'{mib:.0f}', '' if files is None else f'{batch / files:.1f}']
+        lines.append(f'| {name} | {batch / seconds:.1f} | {1e3 * seconds:.1f} | ' + ' | '.join(cells) + ' |')
+    if figures.get('pipeline_s'):
+        lines += ['', '| pipeline | ms a picture | pictures/s a core |', '|---|---|---|']
+        lines += [f'| {name} | {1e3 * each:.2f} | {1 / each:.0f} |' for name, each in figures['pipeline_s'].items()]
+    if figures.get('ratios'):
+        lines += ['', '| ratio | measured | target | |', '|---|---|---|---|']
+        for name, value in figures['ratios'].items():
+            sign, target = TARGETS[name]
+            lines.append(f'| {name} | {value:.2f} | {sign} {target} | {"met" if met(name, value) else "not met"} |')
+    return '\n'.join(lines)
+
+
+def draw(figures: dict, path: Path) -> None:
+    """Stacked bars: where the milliseconds of a picture go."""
+    from matplotlib import pyplot as plt
+
+    setting = figures['setting']
+    parts, batch = figures['parts_s'], setting['batch_size']
+    figure, axes = plt.subplots(figsize=(8, 0.7 * len(parts) + 1.6), layout='constrained')
+    left = np.zeros(len(parts))
+    for part, colour in zip(PARTS, plt.get_cmap('tab10').colors):
+        widths = np.array([1e3 * each[part] / batch for each in parts.values()])
+        axes.barh(list(parts), widths, left=left, label=part, color=colour)
+        left += widths
+    for row, (name, width) in enumerate(zip(parts, left)):
+        axes.text(width, row, f' {batch / figures["step_s"][name]:.0f} images/s', va='center')
+    axes.set(xlabel='ms a picture', xlim=(0, 1.2 * left.max()))
+    axes.invert_yaxis()
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.set_title(
+        f'A training step, {setting["arch"]}, {setting["size"]} px, batch {batch}, {setting["precision"]}, '
+        f'{setting["processor"]}',
+        fontsize=9,
+    )
+    figure.legend(loc='outside lower center', ncols=len(PARTS), fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def processor_name(device: torch.device) -> str:
+    """What computes."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    names = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
+    return f'{names[0].split(":")[1].strip() if names else platform.machine()}, {torch.get_num_threads()} thread(s)'
+
+
+def measure(args: argparse.Namespace, argv: list[str]) -> dict:
+    """All figures that are asked for."""
+    clock = Clock(args)
+    settings = ('arch', 'batch_size', 'size', 'precision', 'compile', 'channels_last', 'workers', 'rounds', 'steps')
+    figures: dict = dict(
+        setting={key: getattr(args, key) for key in settings}
+        | dict(
+            processor=processor_name(args.device),
+            clock='processor time' if args.cpu_time else 'wall',
+            data=str(args.data or 'none'),
+            processes=get_world_size(),
+            torch=torch.__version__,
+            python=platform.python_version(),
+        )
+    )
+    figures |= compute_bound(args, clock)
+    if args.memory:
+        figures['peak_mib'] = {name: child([*argv, '--memory-of', name])['peak_mib'] for name in args.methods}
+    if args.files:
+        if args.data is None:
+            args.data = write_jpegs(Path(args.work_dir) / 'jpegs', args.pictures)
+        figures['pipeline_s'] = data_limit(args)
+        figures['file_step_s'] = from_files(args, clock)
+    figures['ratios'] = ratios(figures)
+    return figures
+
+
+def scaling(args: argparse.Namespace, argv: list[str]) -> dict:
+    """Images per second over one quantity, each value in a process of its own."""
+    quantity, _, values = args.scaling.partition('=')
+    rows = {}
+    for value in values.split(','):
+        option = [] if quantity == 'processes' else [f'--{quantity}', value]
+        files = quantity == 'workers'
+        bare = ['--no-memory', '--no-limits', '--no-parts', '--as-json', *([] if files else ['--no-files'])]
+        figures = child([*argv, '--scaling', '', *option, *bare], int(value) if quantity == 'processes' else 1)
+        batch = figures['setting']['batch_size'] * figures['setting']['processes']
+        times = figures['file_step_s' if files else 'step_s']
+        rows[value] = {name: batch / seconds for name, seconds in times.items()}
+        if not args.as_json:
+            print(
+                f'{quantity} {value}: ' + ', '.join(f'{name} {rate:.1f}' for name, rate in rows[value].items()),
+                flush=True,
+            )
+    return dict(setting=figures['setting'], quantity=quantity, images_per_s=rows)
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag = argparse.BooleanOptionalAction
+    parser.add_argument('--methods', default=','.join(METHODS), help='some of them, separated by commas')
+    parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
+    parser.add_argument('--size', type=int, default=224, help='side of the pictures in pixels')
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--device', default='cpu', type=torch.device)
+    parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'])
+    parser.add_argument('--compile', action='store_true', help='compile encoders and decoders')
+    parser.add_argument(
+        '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
+    )
+    parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
+    parser.add_argument('--pictures', type=int, default=64, help='pictures to make, and to time the pipelines with')
+    parser.add_argument('--workers', type=int, default=0, help='loader processes')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
+    parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
+    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
+    parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
+    parser.add_argument('--memory', default=True, action=flag, help='peak memory')
+    parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
+    parser.add_argument('--limits', default=True, action=flag, help='the bare encoder and the plain loop')
+    parser.add_argument(
+        '--scaling', metavar='OPTION=VALUES', help='batch-size=.. | size=.. | arch=.. | workers=.. | processes=..'
+    )
+    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
+    parser.add_argument('--figure', type=Path, help='a PNG file')
+    for internal in ('--memory-of', '--launcher'):
+        parser.add_argument(internal, default='none', help=argparse.SUPPRESS)
+    parser.add_argument('--as-json', action='store_true', help='print JSON alone')
+    args = parser.parse_args(argv)
+    args.methods = args.methods.split(',')
+    if unknown := set(args.methods) - set(METHODS):
+        parser.error(f'--methods: {", ".join(sorted(unknown))}: there are {", ".join(METHODS)}')
+    if args.cpu_time and (args.device.type != 'cpu' or args.workers):
+        parser.error('--cpu-time is for --device cpu without workers, whose time it does not see')
+    if args.figure and not args.parts:
+        parser.error('--figure shows the parts: leave --no-parts out')
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the table, write what was asked for."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    if args.device.type == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # the Runner would take the GPU
+    torch.set_num_threads(args.threads)
+    init_default_scope('mmpretrain')
+    MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
+    init_process_group_on_cpu(args.launcher)
+    with tempfile.TemporaryDirectory() as args.work_dir:
+        if args.memory_of != 'none':
+            print(json.dumps(dict(peak_mib=memory(args.memory_of, copy(args)))))
+            return
+        figures = scaling(args, argv) if args.scaling else measure(args, argv)
+    if not is_main_process():
+        return
+    if args.as_json:
+        print(json.dumps(figures))
+    elif not args.scaling:
+        print('; '.join(f'{key} {value}' for key, value in figures['setting'].items()) + '\n\n' + table(figures))
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2) + '\n')
+    if args.figure:
+        draw(figures, args.figure)
+
+
+if __name__ == '__main__':
+    main()
