@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +59,7 @@ class SafeCheckpointHook(CheckpointHook):
         for loop in (runner._train_loop, runner._val_loop):
             if isinstance(loop, BaseLoop):
                 loader = loop.dataloader
-                loader.worker_init_fn = partial(_ignore_sigterm, loader.worker_init_fn)
+                loader.worker_init_fn = partial(_obey_the_parent_alone, loader.worker_init_fn)
         if not runner._resume or not self._local:
             return
         folder = Path(runner.work_dir if self.out_dir is None else Path(self.out_dir) / Path(runner.work_dir).name)
@@ -171,9 +173,19 @@ class SafeCheckpointHook(CheckpointHook):
         sys.exit(128 + signal.SIGTERM)
 
 
-def _ignore_sigterm(then, worker_id: int) -> None:
-    """In a worker of a data loader: a signal to the whole group is the main process's to act on."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _obey_the_parent_alone(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """In a worker of a data loader: SIGTERM to the whole group is the main process's to act on.
+
+    The main process itself ends its workers with that signal, and waits for them.
+    """
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
     if then is not None:
         then(worker_id)
 

@@ -1,8 +1,12 @@
 """At every moment there is a whole checkpoint, and a run resumes from a whole one."""
 
 import errno
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from short_runs import At, pretraining, same_bits
 from qbheat_mm.checkpoint import CheckpointError, read_checkpoint
 from qbheat_mm.engine import whole_files
 from qbheat_mm.engine.hooks import SafeCheckpointHook
+from qbheat_mm.engine.hooks.safe_checkpoint_hook import _obey_the_parent_alone
 
 
 @pytest.fixture(scope='module')
@@ -177,6 +182,26 @@ def test_sigterm_waits_for_accumulated_gradients(pictures, tmp_path):
         runner.train()
     signal.signal(signal.SIGTERM, handler)
     assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 6
+
+
+def ignorant_of_it(queue) -> None:
+    _obey_the_parent_alone(None, 0)
+    queue.put('ready')
+    time.sleep(600)
+
+
+def test_workers_leave_sigterm_to_the_main_process_and_end_when_that_ends_them():
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    worker = context.Process(target=ignorant_of_it, args=(queue,), daemon=True)
+    worker.start()
+    assert queue.get(timeout=60) == 'ready'
+    subprocess.run([sys.executable, '-S', '-c', f'import os; os.kill({worker.pid}, 15)'], check=True)  # another process
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_another_store_is_left_to_mmengine():
