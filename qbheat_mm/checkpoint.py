@@ -18,7 +18,6 @@ from urllib.parse import urlparse
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner import find_latest_checkpoint
 from torch import Tensor, nn
 
 PLAIN, TRUSTED = 'plain://', 'trusted://'
@@ -54,18 +53,6 @@ def guard_init_cfg(node, trust: bool = False) -> None:
     if isinstance(node, (list, tuple)):
         for each in node:
             guard_init_cfg(each, trust)
-
-
-def guard_load_from(load_from: str | None, resume: bool, work_dir: str | Path, trust: bool = False) -> str | None:
-    """What a run loads or resumes from, guarded; the last checkpoint of the work dir is looked up here.
-
-    Returns:
-        None where there is nothing to load.
-    """
-    if resume and load_from is None:
-        load_from = find_latest_checkpoint(str(work_dir))
-        print_log(f'Resuming from the last checkpoint in {work_dir}: {load_from or "none yet"}', logger='current')
-    return guard(load_from, trust) if load_from else None
 
 
 def find_file(address: str) -> Path:

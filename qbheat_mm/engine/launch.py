@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from mmengine.model.utils import _BatchNormXd
 from mmengine.registry import MODELS
 
-from ..checkpoint import guard_init_cfg, guard_load_from
+from ..checkpoint import guard_init_cfg
+from .resume import choose_checkpoint
 
 # SyncBatchNorm takes pictures and vectors, and so does what stands in for it.
 MODELS.register_module('BNXd', module=_BatchNormXd)
@@ -100,7 +101,7 @@ def guard_checkpoints(cfg: Config, trust: bool) -> None:
         cfg.custom_hooks = [*hooks, dict(type='PlainCheckpointHook')]
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         guard_init_cfg(cfg.get('model'), trust)
-        cfg.load_from = guard_load_from(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
+        cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
 
 
 def init_process_group_on_cpu(launcher: str) -> None:

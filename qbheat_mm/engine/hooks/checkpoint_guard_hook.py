@@ -8,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...checkpoint import CheckpointError, bare, guard_init_cfg, guard_load_from
+from ...checkpoint import CheckpointError, bare, guard_init_cfg
+from ..resume import choose_checkpoint
 
 
 @HOOKS.register_module()
@@ -17,15 +18,15 @@ class CheckpointGuardHook(Hook):
 
     mmengine unpickles whatever it is given (onedl-mmengine 0.10.12 warns, then runs the code in it) and on resuming
     executes the config text in ``meta['config']``. Before it reads anything, this hook points it to our reader, for
-    this run alone. It is part of the configs' runtime, so it works under the packages' own tools too; our tools add
-    it to every config.
+    this run alone, and where it is to resume from the work dir's last checkpoint, to the newest whole one. It is part
+    of the configs' runtime, so it works under the packages' own tools too; our tools add it to every config.
 
     Args:
         trust: Let code in the checkpoints of this run be executed.
 
     Raises:
         CheckpointError: While the run starts, with the file, if it is missing, broken, asks for code to be run, or
-            is to be resumed from and holds weights alone.
+            is to be resumed from and is damaged or holds weights alone.
     """
 
     priority = 'VERY_HIGH'
@@ -37,7 +38,7 @@ class CheckpointGuardHook(Hook):
         """Guard the addresses; mmengine's Runner reads them after this."""
         for module in runner.model.modules():
             guard_init_cfg(getattr(module, 'init_cfg', None), self.trust)
-        runner._load_from = guard_load_from(runner._load_from, runner._resume, runner.work_dir, self.trust)
+        runner._load_from = choose_checkpoint(runner._load_from, runner._resume, runner.work_dir, self.trust)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to resume from a file that cannot be resumed from."""

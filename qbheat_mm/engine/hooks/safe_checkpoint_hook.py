@@ -1,4 +1,4 @@
-"""Checkpoints that survive what happens to a run."""
+"""Checkpoints that survive what happens to a run; ``engine.resume`` chooses among them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,16 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from ...checkpoint import CheckpointError
-from ..whole_files import PARTIAL, damage, write_whole
-
-POINTER = 'last_checkpoint'  # mmengine's name of the file that names the checkpoint to resume from
+from ..resume import INTERRUPTED, POINTER
+from ..whole_files import PARTIAL, write_whole
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, but at every moment there is a whole checkpoint, and a run resumes from a whole one.
+    """mmengine's CheckpointHook, but at every moment there is a whole checkpoint.
 
     - A checkpoint is written under another name and renamed; an outdated one, the best included, is removed after the
       new one is there (so room for one more is needed). A full disk stops the run, and leaves the old ones.
-    - ``--resume`` looks at every byte of the last checkpoint; where it is damaged, it says so and takes the newest
-      whole one.
     - SIGTERM, with which clusters announce that they take a machine back, ends the iteration, writes
       ``interrupted.pth`` and exits with code 143. With several processes, one that gets it is enough.
 
@@ -39,8 +35,6 @@ class SafeCheckpointHook(CheckpointHook):
             mmengine.
     """
 
-    INTERRUPTED = 'interrupted.pth'
-
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._local = '://' not in str(self.out_dir) and self.backend_args is None and self.file_client_args is None
@@ -48,39 +42,12 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='whole_files')
         self._terminated = False
 
-    # ------------------------------------------------------------------------------------------------- resuming
-
     def before_run(self, runner: Runner) -> None:
-        """Choose a whole checkpoint before mmengine reads one.
-
-        Raises:
-            CheckpointError: If the one that is named, or every one there is, is damaged.
-        """
+        """Have the workers of the data loaders leave SIGTERM to the main process."""
         for loop in (runner._train_loop, runner._val_loop):
             if isinstance(loop, BaseLoop):
                 loader = loop.dataloader
                 loader.worker_init_fn = partial(_obey_the_parent_alone, loader.worker_init_fn)
-        if not runner._resume or not self._local:
-            return
-        folder = Path(runner.work_dir if self.out_dir is None else Path(self.out_dir) / Path(runner.work_dir).name)
-        found = self._newest_first(runner.work_dir, folder)
-        if runner._load_from is None:
-            runner._load_from = _first_whole(found, runner)
-        elif Path(runner._load_from).is_file() and (reason := damage(runner._load_from)):
-            whole = next((path for path in found if not damage(path)), None)
-            remedy = f'Resume from "{whole}".' if whole else f'There is no whole one in "{folder}".'
-            raise CheckpointError(f'The checkpoint "{runner._load_from}" is damaged ({reason}). {remedy}')
-
-    def _newest_first(self, work_dir: str, folder: Path) -> list[Path]:
-        """The run's own checkpoints: the one it names as its last, then the others, the newest first."""
-        patterns = (self.filename_tmpl.format('*'), self.INTERRUPTED)
-        paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-        pointer = Path(work_dir) / POINTER
-        # By its name alone: the folder may have been moved.
-        last = folder / Path(pointer.read_text().strip()).name if pointer.is_file() else None
-        if last is not None and last.is_file():
-            paths.add(last)
-        return sorted(paths, key=lambda path: (path == last, path.stat().st_mtime_ns), reverse=True)
 
     # -------------------------------------------------------------------------------------------------- writing
 
@@ -122,7 +89,7 @@ class SafeCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             hub.update_info('keep_ckpt_ids', kept)
         if dist.is_main_process():
-            for old in [self.filename_tmpl.format(each) for each in outdated] + [self.INTERRUPTED]:
+            for old in [self.filename_tmpl.format(each) for each in outdated] + [INTERRUPTED]:
                 self._remove(self.file_backend.join_path(self.out_dir, old))
 
     def _write(self, runner: Runner, name: str, meta: dict, **kwargs) -> None:
@@ -166,9 +133,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     def _stop(self, runner: Runner, meta: dict) -> None:
-        self._write(runner, self.INTERRUPTED, meta, by_epoch=False)
+        self._write(runner, INTERRUPTED, meta, by_epoch=False)
         dist.barrier()
-        path = self.file_backend.join_path(self.out_dir, self.INTERRUPTED)
+        path = self.file_backend.join_path(self.out_dir, INTERRUPTED)
         runner.logger.warning(f'SIGTERM: stopped at iteration {meta["iter"]}, kept in {path}. Go on with --resume.')
         sys.exit(128 + signal.SIGTERM)
 
@@ -188,19 +155,3 @@ def _obey_the_parent_alone(then: Callable[[int], None] | None, worker_id: int) -
     threading.Thread(target=wait, daemon=True).start()
     if then is not None:
         then(worker_id)
-
-
-def _first_whole(paths: list[Path], runner: Runner) -> str | None:
-    """The first checkpoint that is whole; those before it are named in the log."""
-    reasons = []
-    for path in paths:
-        reason = damage(path)
-        if reason is None:
-            return str(path)
-        reasons.append(f'"{path}" is damaged ({reason})')
-        runner.logger.warning(f'{reasons[-1]}: not resumed from.')
-    if reasons:
-        raise CheckpointError(
-            f'There is nothing whole to resume from: {"; ".join(reasons)}. Start over without --resume.'
-        )
-    return None

@@ -17,6 +17,7 @@ from qbheat_mm.checkpoint import CheckpointError, read_checkpoint
 from qbheat_mm.engine import whole_files
 from qbheat_mm.engine.hooks import SafeCheckpointHook
 from qbheat_mm.engine.hooks.safe_checkpoint_hook import _obey_the_parent_alone
+from qbheat_mm.engine.resume import own_checkpoints
 
 
 @pytest.fixture(scope='module')
@@ -69,12 +70,11 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_and_a_whole_one_named
 def test_a_torn_pointer_and_a_moved_folder_do_not_matter(pictures, tmp_path):
     pretraining(tmp_path / 'old', pictures, train_cfg=dict(by_epoch=True, max_epochs=2)).train()
     (tmp_path / 'old').rename(tmp_path / 'new')
-    hook = SafeCheckpointHook()
-    assert hook._newest_first(tmp_path / 'new', tmp_path / 'new')[0].name == 'epoch_2.pth'
+    assert own_checkpoints(tmp_path / 'new')[0].name == 'epoch_2.pth'
     (tmp_path / 'new' / 'last_checkpoint').write_text('')
-    assert hook._newest_first(tmp_path / 'new', tmp_path / 'new')[0].name == 'epoch_2.pth'
+    assert own_checkpoints(tmp_path / 'new')[0].name == 'epoch_2.pth'
     (tmp_path / 'new' / 'last_checkpoint').write_text(str(tmp_path / 'new' / 'epoch_1.pth'))
-    assert hook._newest_first(tmp_path / 'new', tmp_path / 'new')[0].name == 'epoch_1.pth'
+    assert own_checkpoints(tmp_path / 'new')[0].name == 'epoch_1.pth'
 
 
 def test_a_run_without_checkpoints_begins(pictures, tmp_path):
