@@ -52,7 +52,7 @@ def test_config_is_the_recipe(path):
     cfg = Config.fromfile(path)
     lr, weight_decay, dropout, mixup, erasing = RECIPES[size]
     assert cfg.model.backbone.arch == size
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=lr, weight_decay=weight_decay)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=lr, weight_decay=weight_decay, fused=True)
     assert cfg.model.head.dropout == dropout
     assert (cfg.model.train_cfg is not None) == mixup
     steps = [step['type'] for step in cfg.train_dataloader.dataset.pipeline]
