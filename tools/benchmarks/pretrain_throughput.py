@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -507,13 +506,19 @@ def write_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 
 def memory(method: str, args: argparse.Namespace) -> float:
     """MiB that three steps need at their peak; for a process of its own."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    before = resident_peak()
     loop = start(method, args).train_loop
     loop.open()
     loop.advance(3)
     if args.device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / MIB
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident_peak() - before
+
+
+def resident_peak() -> float:
+    """MiB of this process' memory at its peak; getrusage would begin with the parent's."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
 
 def child(argv: list[str], processes: int = 1) -> dict:
