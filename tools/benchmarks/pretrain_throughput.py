@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -507,13 +506,19 @@ def write_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 
 def memory(method: str, args: argparse.Namespace) -> float:
     """MiB that three steps need at their peak; for a process of its own."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    before = resident_peak()
     loop = start(method, args).train_loop
     loop.open()
     loop.advance(3)
     if args.device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / MIB
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident_peak() - before
+
+
+def resident_peak() -> float:
+    """MiB of this process' memory at its peak; getrusage would begin with the parent's."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
 
 def child(argv: list[str], processes: int = 1) -> dict:
@@ -560,13 +565,15 @@ def table(figures: dict) -> str:
     batch = figures['setting']['batch_size'] * figures['setting']['processes']
     lines = ['| | images/s | step, ms | ' + ' | '.join(PARTS) + ' | peak, MiB | images/s from files |']
     lines.append('|---' * (len(PARTS) + 5) + '|')
-    for name, seconds in figures.get('step_s', {}).items():
+    steps, files = figures.get('step_s', {}), figures.get('file_step_s', {})
+    for name in {**steps, **files, **figures.get('peak_mib', {})}:
         parts = figures.get('parts_s', {}).get(name, {})
         cells = [f'{1e3 * parts[part]:.1f}' if part in parts else '' for part in PARTS]
         mib = figures.get('peak_mib', {}).get(name)
-        files = figures.get('file_step_s', {}).get(name)
-        cells += ['' if mib is None else f'{mib:.0f}', '' if files is None else f'{batch / files:.1f}']
-        lines.append(f'| {name} | {batch / seconds:.1f} | {1e3 * seconds:.1f} | ' + ' | '.join(cells) + ' |')
+        speed = [f'{batch / steps[name]:.1f}', f'{1e3 * steps[name]:.1f}'] if name in steps else ['', '']
+        cells = [*speed, *cells, '' if mib is None else f'{mib:.0f}']
+        cells.append(f'{batch / files[name]:.1f}' if name in files else '')
+        lines.append(f'| {name} | {" | ".join(cells)} |')
     if figures.get('pipeline_s'):
         lines += ['', '| pipeline | ms a picture | pictures/s a core |', '|---|---|---|']
         lines += [f'| {name} | {1e3 * each:.2f} | {1 / each:.0f} |' for name, each in figures['pipeline_s'].items()]
@@ -628,15 +635,23 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict:
             python=platform.python_version(),
         )
     )
-    figures |= compute_bound(args, clock)
+
+    def add(**found: dict) -> None:
+        """Keep what was measured: on a slow machine the rest may take an hour."""
+        figures.update(found)
+        figures['ratios'] = ratios(figures)
+        if args.out and is_main_process() and not args.as_json:
+            args.out.write_text(json.dumps(figures, indent=2) + '\n')
+
+    if args.synthetic:
+        add(**compute_bound(args, clock))
     if args.memory:
-        figures['peak_mib'] = {name: child([*argv, '--memory-of', name])['peak_mib'] for name in args.methods}
+        add(peak_mib={name: child([*argv, '--memory-of', name])['peak_mib'] for name in args.methods})
     if args.files:
         if args.data is None:
             args.data = write_jpegs(Path(args.work_dir) / 'jpegs', args.pictures)
-        figures['pipeline_s'] = data_limit(args)
-        figures['file_step_s'] = from_files(args, clock)
-    figures['ratios'] = ratios(figures)
+        add(pipeline_s=data_limit(args))
+        add(file_step_s=from_files(args, clock))
     return figures
 
 
@@ -647,7 +662,7 @@ def scaling(args: argparse.Namespace, argv: list[str]) -> dict:
     for value in values.split(','):
         option = [] if quantity == 'processes' else [f'--{quantity}', value]
         files = quantity == 'workers'
-        bare = ['--no-memory', '--no-limits', '--no-parts', '--as-json', *([] if files else ['--no-files'])]
+        bare = ['--no-memory', '--no-limits', '--no-parts', '--as-json', '--no-synthetic' if files else '--no-files']
         figures = child([*argv, '--scaling', '', *option, *bare], int(value) if quantity == 'processes' else 1)
         batch = figures['setting']['batch_size'] * figures['setting']['processes']
         times = figures['file_step_s' if files else 'step_s']
@@ -681,6 +696,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
+    parser.add_argument('--synthetic', default=True, action=flag, help='steps on pictures that lie on the device')
     parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
     parser.add_argument('--memory', default=True, action=flag, help='peak memory')
     parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
@@ -699,8 +715,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         parser.error(f'--methods: {", ".join(sorted(unknown))}: there are {", ".join(METHODS)}')
     if args.cpu_time and (args.device.type != 'cpu' or args.workers):
         parser.error('--cpu-time is for --device cpu without workers, whose time it does not see')
-    if args.figure and not args.parts:
-        parser.error('--figure shows the parts: leave --no-parts out')
+    if args.figure and not (args.parts and args.synthetic and args.scaling is None):
+        parser.error('--figure shows the parts of a step: leave --no-parts, --no-synthetic and --scaling out')
     return args
 
 
@@ -725,7 +741,7 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(figures))
     elif not args.scaling:
         print('; '.join(f'{key} {value}' for key, value in figures['setting'].items()) + '\n\n' + table(figures))
-    if args.out:
+    if args.out and args.scaling:
         args.out.write_text(json.dumps(figures, indent=2) + '\n')
     if args.figure:
         draw(figures, args.figure)
