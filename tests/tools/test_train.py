@@ -43,6 +43,7 @@ def train(project, *options: str, **env: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -74,6 +75,21 @@ def test_an_interrupted_run_resumes_from_its_last_checkpoint(project, how):
     assert f'resumed epoch: {last}' in output
     assert f'Epoch(train) [{last}]' not in output
     assert f'[{last + 1}][2/2]' in output
+
+
+def test_sigterm_to_the_whole_group_keeps_the_iteration_and_ends(project):
+    """The workers get it too, as on a cluster; nothing hangs at the end."""
+    process = train(project, '--cfg-options', 'train_cfg.max_epochs=10000')
+    deadline = time.monotonic() + 300
+    while not (project / 'run' / 'epoch_2.pth').exists():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert 'SIGTERM: stopped at iteration' in output.splitlines()[-1]
+    assert (project / 'run' / 'last_checkpoint').read_text().endswith('interrupted.pth')
 
 
 def test_a_missing_folder_ends_with_its_name(project):
