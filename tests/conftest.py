@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -39,15 +40,16 @@ def picture_folder(tmp_path: Path) -> Path:
     return tmp_path / 'pictures'
 
 
+@functools.cache  # a second import would register its components a second time
+def _load_tool(path: str):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / 'tools' / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def load_tool():
     """Import a script below tools/ by its path."""
-
-    def load(path: str):
-        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / 'tools' / path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return _load_tool

@@ -14,6 +14,7 @@ from itertools import count, islice, repeat
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.dataset import InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 SAMPLE, ITERATION = 1, 2  # two purposes never share a seed
@@ -61,17 +62,18 @@ class SeededBatches:
         self.batch_sampler = batch_sampler
         self.seed = seed
         self.start = 0  # batches that the next pass leaves out, without loading them
+        self.epoch = 0  # of the next pass, where the sampler does not count them
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         start, self.start = self.start, 0
-        if hasattr(self.sampler, 'epoch'):
-            epochs = repeat(self.sampler.epoch)
-            batches = islice(self.batch_sampler, start, None)
-        else:  # an endless sampler, which was told itself where to start
+        if isinstance(self.sampler, InfiniteSampler):  # it was told itself where to start
             rank, processes = dist.get_dist_info()
             size = len(self.sampler.dataset)
             epochs = ((rank + place * processes) // size for place in count(start * self.batch_size))
             batches = iter(self.batch_sampler)
+        else:
+            epochs = repeat(getattr(self.sampler, 'epoch', self.epoch))
+            batches = islice(self.batch_sampler, start, None)
         for batch in batches:
             yield [(self.seed, next(epochs), index) for index in batch]
 

@@ -110,3 +110,12 @@ def test_purposes_and_numbers_do_not_share_a_seed():
             seed_generators(purpose, *numbers)
             drawn.add(draw())
     assert len(drawn) == 10
+
+
+def test_a_sampler_that_counts_no_epochs_draws_anew_in_each():
+    dataset = Draws()
+    batches = seed_loader(DataLoader(dataset, batch_size=2, collate_fn=list), 0)
+    passes = []
+    for batches.epoch in (0, 1, 0):
+        passes.append([draw for batch in batches for draw in dataset.__getitems__(batch)])
+    assert passes[0] == passes[2] != passes[1]

@@ -65,6 +65,7 @@ class DrawsHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Note the iteration at which the epoch begins, or began before it was interrupted."""
         self._epoch, self._began = runner.epoch, runner.iter - self._batches.start
+        self._batches.epoch = runner.epoch
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Seed the main process."""

@@ -114,11 +114,10 @@ class PixelDecoder(BaseModule):
         on is not computed.
         """
         x = self.embed(features.flatten(2).mT) + self.position
-        mixing = self.layers if self.mixer == 'attention' else self.layers[:0]
         if cells is None:
             x = self.layers(x)
-        elif mixing:
-            x = mixing[-1](mixing[:-1](x), cells)
+        elif self.mixer == 'attention':
+            x = self.layers[-1](self.layers[:-1](x), cells)
         else:
             x = self.layers(pick(x, cells))
         return self.pixels(self.norm(x))
