@@ -331,7 +331,7 @@ def _check_arch(stem_channels: int, token_dims: int, num_tokens: int, blocks: Se
     for field, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ValueError(f'arch.{field}={value!r} must be a whole number larger than 0')
-    if not isinstance(blocks, (list, tuple)) or not blocks:
+    if not isinstance(blocks, (list, tuple)):
         raise ValueError(f'arch.blocks={blocks!r} must be a list of rows')
     for i, row in enumerate(blocks):
         whole = isinstance(row, (list, tuple)) and len(row) == 4 and all(type(value) is int for value in row)
