@@ -286,7 +286,7 @@ def test_drop_path_rises_linearly_and_skips_residual_branches():
         (dict(arch='295m'), "arch='295m' is not one of 508m, 294m"),
         (dict(arch=dict(blocks=[])), r'lacks the field\(s\) num_tokens, stem_channels, token_dims'),
         (dict(arch=dict(TINY, depth=3)), r'unknown field\(s\) depth'),
-        (dict(arch=dict(TINY, blocks=[])), r'arch.blocks=\[\] must be a list of rows'),
+        (dict(arch=dict(TINY, blocks=[])), 'the first stage needs stride 4'),
         (dict(arch=dict(TINY, blocks=[(2, 8, 1, 0)])), 'end at stride 2; the first stage needs stride 4'),
         (dict(out_indices=(4,)), r'out_indices=\(4,\): this layout has the stages 0 to 3'),
         (dict(out_indices=(-5,)), 'has the stages 0 to 3'),
