@@ -30,7 +30,10 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from model_converters.publish import publish
 from study_report import read_runs, write_report
+
+from qbheat_mm.engine.whole_files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {name: ROOT / 'tools' / 'analysis_tools' / f'{name}.py' for name in ('knn', 'heat_hypothesis', 'reconstruct')}
@@ -297,18 +300,9 @@ def run_stage(study: Study, stage: Stage) -> bool:
 
 
 def export_backbone(folder: Path, target: Path) -> None:
-    """Write the last checkpoint's backbone in float16."""
-    import torch
-
-    from qbheat_mm.checkpoint import read_state_dict, select_prefix
-
+    """Publish the last checkpoint's backbone in float16, under the name that the study knows."""
     source = (folder / 'last_checkpoint').read_text().strip()
-    weights = select_prefix(read_state_dict(source), 'backbone.', source)
-    half = {f'backbone.{key}': value.half() if value.is_floating_point() else value for key, value in weights.items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix('.partial')
-    torch.save(half, partial)
-    partial.replace(target)
+    publish(source, target, half=True).replace(target)
 
 
 def seconds_of(folder: Path) -> float:
@@ -348,11 +342,7 @@ def write_record(study: Study, stage: Stage) -> None:
         metrics=metrics,
         curves=curves,
     )
-    target = study.record(stage)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix('.partial')
-    partial.write_text(json.dumps(record, indent=1) + '\n')
-    partial.replace(target)
+    write_whole(study.record(stage), (json.dumps(record, indent=1) + '\n').encode())
 
 
 def flatten(node: dict, prefix: str = '') -> dict[str, float]:
