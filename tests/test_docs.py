@@ -115,3 +115,15 @@ def test_commands_run(sandbox):
 def test_the_index_names_every_page():
     index = (ROOT / 'docs' / 'README.md').read_text()
     assert {f'({page.name})' for page in PAGES} - {'(README.md)'} == set(re.findall(r'\(\w+\.md\)', index))
+
+
+def test_messages_are_those_of_the_sources():
+    """What the page on troubleshooting quotes of ours is said somewhere."""
+    ours = [*(ROOT / 'qbheat_mm').rglob('*.py'), *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
+    text = ''.join(path.read_text() for path in ours)
+    text = re.sub(r"'\n\s*f?'", '', text).replace("\\'", "'")  # strings that go on in the next line
+    theirs = ('libGL', 'mmcv._ext', 'torchvision::nms', 'pkg_resources', 'registry', 'OneDL', 'out of range')
+    rows = re.findall(r'^\| `([^`]+)` \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.M)
+    assert len(rows) > 20
+    missing = [row for row in rows if row not in text and not any(word in row for word in theirs)]
+    assert not missing
