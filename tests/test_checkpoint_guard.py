@@ -281,6 +281,7 @@ def test_a_config_of_ours_is_guarded_under_a_package_s_own_tool(tmp_path, marker
                 str(program),
                 str(ROOT / 'configs/qbheat/qbheat_mobile-former-52m_1xb64-coslr-100e_folder.py'),
                 *('--work-dir', 'run', '--resume', 'hostile.pth'),
+                *('--cfg-options', 'train_dataloader.batch_size=4'),
             ],
             cwd=tmp_path,
             env=dict(os.environ, DATA_ROOT=str(tmp_path / 'pictures'), PYTHONPATH=str(ROOT)),
