@@ -12,7 +12,13 @@ from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import TRUST_HELP
 from qbheat_mm.engine.cache_features import cache_features
-from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, guard_checkpoints, init_process_group_on_cpu
+from qbheat_mm.engine.launch import (
+    check_batches,
+    complete_dataloaders,
+    fit_to_machine,
+    guard_checkpoints,
+    init_process_group_on_cpu,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,6 +94,7 @@ def main() -> None:
         cache_features(cfg, args.cache_features)
     init_process_group_on_cpu(cfg.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_batches(runner)
     runner.train()
 
 

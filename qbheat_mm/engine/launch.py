@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model.utils import _BatchNormXd
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
 from ..checkpoint import guard_init_cfg
 from .resume import choose_checkpoint
@@ -127,6 +128,22 @@ def _name_processes_as_slurm_does() -> None:
         command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
         nodes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         os.environ['MASTER_ADDR'] = nodes[0]
+
+
+def check_batches(runner: Runner) -> None:
+    """Refuse training data that do not fill one batch, before mmengine finds that an epoch has no length.
+
+    Raises:
+        ValueError: With the number of samples and the batch size.
+    """
+    runner._train_loop = runner.build_train_loop(runner._train_loop)  # the first thing that Runner.train does
+    loader = runner.train_dataloader
+    if len(loader) == 0:
+        samples = len(loader.dataset)
+        raise ValueError(
+            f'The training data have {samples} samples, which do not fill a batch of {loader.batch_size} in each '
+            f'process. Set train_dataloader.batch_size={max(samples, 1)} or less, or take more data.'
+        )
 
 
 def complete_dataloaders(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:

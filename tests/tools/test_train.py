@@ -97,3 +97,11 @@ def test_a_missing_folder_ends_with_its_name(project):
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert 'There is no folder "/no/such/folder" to take pictures from' in output.strip().splitlines()[-1]
+
+
+def test_fewer_pictures_than_a_batch_are_refused_with_both_numbers(project):
+    process = train(project, '--cfg-options', 'train_dataloader.batch_size=16', 'train_dataloader.drop_last=True')
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode
+    assert 'have 8 samples, which do not fill a batch of 16' in output
+    assert 'train_dataloader.batch_size=8 or less' in output
