@@ -80,7 +80,7 @@ MIB = 2**20
 # --- The fourth method -----------------------------------------------------------------------------------------------
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class WholeImageMasking(BaseSelfSupervisor):
     """SimMIM's way with a CNN: hidden patches become a learned one, and the encoder sees the whole picture.
 
@@ -106,7 +106,7 @@ class WholeImageMasking(BaseSelfSupervisor):
 # --- Runners that train when they are told to ------------------------------------------------------------------------
 
 
-@OPTIM_WRAPPERS.register_module()
+@OPTIM_WRAPPERS.register_module(force=True)
 class CPUAutocastWrapper(OptimWrapper):
     """Mixed precision on a CPU, which mmengine's AmpOptimWrapper refuses."""
 
@@ -121,7 +121,7 @@ class CPUAutocastWrapper(OptimWrapper):
             yield
 
 
-@LOOPS.register_module()
+@LOOPS.register_module(force=True)
 class RoundLoop(IterBasedTrainLoop):
     """Trains some iterations whenever :meth:`advance` is called, hooks and all."""
 
