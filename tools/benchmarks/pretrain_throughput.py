@@ -80,7 +80,7 @@ MIB = 2**20
 # --- The fourth method -----------------------------------------------------------------------------------------------
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class WholeImageMasking(BaseSelfSupervisor):
     """SimMIM's way with a CNN: hidden patches become a learned one, and the encoder sees the whole picture.
 
@@ -106,7 +106,7 @@ class WholeImageMasking(BaseSelfSupervisor):
 # --- Runners that train when they are told to ------------------------------------------------------------------------
 
 
-@OPTIM_WRAPPERS.register_module()
+@OPTIM_WRAPPERS.register_module(force=True)
 class CPUAutocastWrapper(OptimWrapper):
     """Mixed precision on a CPU, which mmengine's AmpOptimWrapper refuses."""
 
@@ -121,7 +121,7 @@ class CPUAutocastWrapper(OptimWrapper):
             yield
 
 
-@LOOPS.register_module()
+@LOOPS.register_module(force=True)
 class RoundLoop(IterBasedTrainLoop):
     """Trains some iterations whenever :meth:`advance` is called, hooks and all."""
 
@@ -162,6 +162,12 @@ class Synthetic(torch.utils.data.Dataset):
         return index
 
 
+class EndlessSampler(torch.utils.data.SequentialSampler):
+    """Counts on; ``epoch`` tells DrawsHook that a pass of it is one."""
+
+    epoch = 0
+
+
 def synthetic_batch(method: str, args: argparse.Namespace) -> dict:
     """Bytes of noise on the device, with what the method reads besides."""
 
@@ -187,7 +193,7 @@ def file_loader(method: str, cfg: Config, args: argparse.Namespace) -> dict:
         persistent_workers=False,
         sampler=dict(type='DefaultSampler', shuffle=True),
         collate_fn=dict(type='default_collate'),
-        dataset=dict(type='RepeatDataset', times=10**4, dataset=dataset),  # no epoch ends within a measurement
+        dataset=dict(type='RepeatDataset', times=100, dataset=dataset),  # no epoch ends within a measurement
     )
     return loader | (dict(prefetch_factor=2) if args.workers else {})
 
@@ -257,7 +263,10 @@ def start(method: str, args: argparse.Namespace, from_files: bool = False) -> Ru
         get_ori_model(runner.model).to(memory_format=torch.channels_last)
     if not from_files:  # a loader that is an object cannot pass through a config
         batch = synthetic_batch(method, args)
-        runner._train_dataloader = DataLoader(Synthetic(), args.batch_size, collate_fn=lambda _: batch)
+        dataset = Synthetic()
+        runner._train_dataloader = DataLoader(
+            dataset, args.batch_size, sampler=EndlessSampler(dataset), collate_fn=lambda _: batch
+        )
     runner.train()
     return runner
 
