@@ -12,6 +12,8 @@ from mmpretrain.datasets import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+from .load_picture import decode_picture
+
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 on turn the picture by a quarter
 
 
@@ -96,7 +98,7 @@ class LoadReducedRandomResizedCrop(FastRandomResizedCrop):
             width, height = image.size[::-1] if turned else image.size
             # No pixels are looked at for the draw, but their number.
             box = self.rand_crop_params(np.broadcast_to(np.uint8(0), (height, width)))
-            crop = self._decode(image, box, (height, width), turned)
+            crop = self._decode(content, image, box, (height, width), turned)
         except Exception:
             if self.ignore_empty:
                 return None
@@ -104,25 +106,17 @@ class LoadReducedRandomResizedCrop(FastRandomResizedCrop):
         results['ori_shape'] = (height, width)
         return self._resize(results, crop)
 
-    def _decode(self, image: Image.Image, box: tuple, shape: tuple[int, int], turned: bool) -> np.ndarray:
+    def _decode(
+        self, content: bytes, image: Image.Image, box: tuple, shape: tuple[int, int], turned: bool
+    ) -> np.ndarray:
         """The crop ``box`` (top, left, height, width) of the picture, BGR, at the least size above the output."""
+        top, left, height, width = box
+        if image.format != 'JPEG':
+            return decode_picture(content)[top : top + height, left : left + width]
         # `draft` takes the smallest size that is no less than this one.
         least = [max(round(side * out / crop), 1) for side, out, crop in zip(shape, self.scale, box[2:])]
-        if image.format == 'JPEG':
-            image.draft('RGB', tuple(least) if turned else tuple(least[::-1]))
-        image = ImageOps.exif_transpose(image)
-        if image.mode != 'RGB':
-            image = _to_rgb(image)
-        array = np.array(image)  # torch wants memory that it may write to
+        image.draft('RGB', tuple(least) if turned else tuple(least[::-1]))
+        array = np.array(ImageOps.exif_transpose(image).convert('RGB'))  # torch wants memory that it may write to
         factors = [side / own for side, own in zip(shape, array.shape)]
         top, left, height, width = (round(value / factor) for value, factor in zip(box, factors * 2))
         return array[top : top + height, left : left + width, ::-1]
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """As mmcv does it: transparent grey pictures lie on a colour that seldom hides their objects."""
-    if image.mode != 'LA':
-        return image.convert('RGB')
-    canvas = Image.new('RGB', image.size, (124, 117, 104))
-    canvas.paste(image.convert('RGBA'), mask=image.getchannel('A'))
-    return canvas
