@@ -64,9 +64,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
             cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
         else:
             cfg.default_hooks.visualization.update(enable=True, out_dir=args.show_dir)
-    complete_dataloaders(cfg, not args.no_pin_memory)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    complete_dataloaders(cfg, not args.no_pin_memory)
     return cfg
 
 

@@ -78,9 +78,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:
         cfg.setdefault('auto_scale_lr', {}).enable = True
-    complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     return cfg
 
 

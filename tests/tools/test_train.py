@@ -100,7 +100,8 @@ def test_a_missing_folder_ends_with_its_name(project):
 
 
 def test_fewer_pictures_than_a_batch_are_refused_with_both_numbers(project):
-    process = train(project, '--cfg-options', 'train_dataloader.batch_size=16', 'train_dataloader.drop_last=True')
+    options = ('batch_size=16', 'drop_last=True', 'num_workers=0', 'persistent_workers=True')  # the last goes along
+    process = train(project, '--cfg-options', *(f'train_dataloader.{option}' for option in options))
     output, _ = process.communicate(timeout=300)
     assert process.returncode
     assert 'have 8 samples, which do not fill a batch of 16' in output
