@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | test-openmmlab | lint | format
+# make setup | demo | smoke | test | test-openmmlab | fuzz | test-all | lint | format
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SECOND := .venv-openmmlab
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: setup setup-openmmlab demo test test-openmmlab test-all lint format
+.PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format
 
 setup:
 	@tools/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
@@ -18,12 +18,20 @@ setup-openmmlab:
 demo: setup
 	@$(BIN)/python tools/demo.py $(if $(DATA),--data "$(DATA)")
 
+# One pre-training of the smallest study, and what is measured on it.
+smoke: setup
+	@$(BIN)/python tools/reproduce.py studies/smoke.yaml --only 'qbheat/*'
+
 test: setup
 	@$(BIN)/python -m pytest -q
 
 # Both environments: some of these tests go from one family to the other.
 test-openmmlab: setup setup-openmmlab
 	@$(SECOND)/bin/python -m pytest -q -m "not slow and not fuzz"
+
+# Broken input by the hundred.
+fuzz: setup
+	@$(BIN)/python -m pytest -q -m fuzz
 
 test-all: setup setup-openmmlab
 	@$(BIN)/python -m pytest -q -m ""
