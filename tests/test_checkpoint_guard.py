@@ -38,7 +38,8 @@ def marker(tmp_path):
 
 
 def config_text(marker: Path) -> str:
-    return f'import os\nos.system("touch {marker}")\ngpu_ids = []\n'
+    # an import statement would make a lazy config of it, in which nothing is called
+    return f'code = __import__("os").system("touch {marker}")\ngpu_ids = []\n'
 
 
 def runner(folder: Path, **kwargs) -> Runner:
