@@ -101,19 +101,13 @@ def split_folder(source: Path, out: Path) -> None:
 
 
 def stretch_schedule(config: str, factor: int) -> dict:
-    """Options that make a config train ``factor`` times as many epochs."""
+    """Options that make a config train ``factor`` times as many epochs, and validate as often."""
     from mmengine.config import Config
+    from schedules import epoch_options
 
     cfg = Config.fromfile(CONFIGS / config)
-    epochs = cfg.train_cfg.max_epochs
-    options = {
-        f'param_scheduler.{i}.end': epochs * factor
-        for i, scheduler in enumerate(cfg.param_scheduler)
-        if scheduler.end == epochs
-    }
-    return options | {
-        'train_cfg.max_epochs': epochs * factor,
-        'train_cfg.val_interval': cfg.train_cfg.val_interval * factor,
+    return epoch_options(cfg, cfg.train_cfg.max_epochs * factor) | {
+        'train_cfg.val_interval': cfg.train_cfg.val_interval * factor
     }
 
 

@@ -30,10 +30,8 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from model_converters.publish import publish
+from schedules import epoch_options
 from study_report import read_runs, write_report
-
-from qbheat_mm.engine.whole_files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {name: ROOT / 'tools' / 'analysis_tools' / f'{name}.py' for name in ('knn', 'heat_hypothesis', 'reconstruct')}
@@ -155,7 +153,11 @@ class Study:
         if 'config' not in stage.spec:
             return self.config(self.pretraining(stage))
         cfg = Config.fromfile(ROOT / stage.spec['config'])
-        set_epochs(cfg, stage.spec.get('epochs', cfg.get('train_cfg', {}).get('max_epochs')))
+        if 'epochs' in stage.spec:
+            try:
+                cfg.merge_from_dict(epoch_options(cfg, stage.spec['epochs']))
+            except ValueError as error:
+                raise StudyError(f'{stage.name}: {error}') from None
         cfg.merge_from_dict(stage.spec.get('options', {}))
         cfg.randomness = dict(cfg.get('randomness', {}), seed=stage.seed)
         if 'watch' in stage.spec:
@@ -177,21 +179,6 @@ class Study:
         """A hash of everything that the study says about the stage, the same on every machine."""
         content = json.dumps([self.config(stage).to_dict(), stage.spec], sort_keys=True, default=repr)
         return hashlib.sha256(content.replace(self.data_root(stage), '$DATA_ROOT').encode()).hexdigest()[:16]
-
-
-def set_epochs(cfg: Config, epochs: int) -> None:
-    """Train for so many epochs, with the schedule drawn out or in to end with them.
-
-    Raises:
-        StudyError: If warm-up alone takes as many.
-    """
-    for scheduler in cfg.get('param_scheduler') or ():
-        if scheduler.get('end') == cfg.train_cfg.max_epochs:
-            if scheduler.get('begin', 0) >= epochs:
-                raise StudyError(f'"epochs: {epochs}" is over with the warm-up of {scheduler.begin}: name more.')
-            scheduler.end = epochs
-    if cfg.get('train_cfg'):
-        cfg.train_cfg.max_epochs = epochs
 
 
 def check_study(spec: dict, path: Path) -> None:
@@ -301,6 +288,8 @@ def run_stage(study: Study, stage: Stage) -> bool:
 
 def export_backbone(folder: Path, target: Path) -> None:
     """Publish the last checkpoint's backbone in float16, under the name that the study knows."""
+    from model_converters.publish import publish
+
     source = (folder / 'last_checkpoint').read_text().strip()
     publish(source, target, half=True).replace(target)
 
@@ -324,6 +313,8 @@ def curves_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def write_record(study: Study, stage: Stage) -> None:
     """The stage's JSON: what was measured, from which config, commit and versions, where, and in which time."""
+    from qbheat_mm.engine.whole_files import write_whole
+
     folder = study.folder(stage)
     curves = curves_of(folder)
     metrics = {key: values[-1][1] for key, values in curves.items()}
@@ -399,12 +390,11 @@ def run(study: Study, stages: list[Stage]) -> bool:
     unfinished = []
     for stage in stages:
         print(f'{stage.name}: ', end='', flush=True)
-        problem = check_finished(study, stage) if study.record(stage).exists() else None
-        if problem:
-            print(problem)
-        elif study.record(stage).exists():
-            print('finished')
-            continue
+        if study.record(stage).exists():
+            problem = check_finished(study, stage)
+            print(problem or 'finished')
+            if not problem:
+                continue
         elif stage.part != 'pretrain' and not study.backbone(stage).exists():
             print(f'has no backbone {study.backbone(stage)} (yet)')
         elif run_stage(study, stage):

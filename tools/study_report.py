@@ -66,31 +66,31 @@ def markdown_table(header: list[str], body: list[list[str]]) -> list[str]:
 def study_table(spec: dict, table: dict, runs: Runs) -> list[str]:
     """One table of the study: a line a pre-training, then differences beside the paper's."""
     heads = columns(spec)
-    paper = table.get('paper', {})
     body = []
+
+    def add(label: str, name: str, *cells: str) -> None:
+        body.append([label, *cells])
+        if name in table.get('paper', {}):
+            figures = table['paper'][name]
+            body.append([f'*{label}, the paper*', '', '', *(str(figures.get(head, '')) for head in heads)])
+
     for row in table['rows']:
         label = spec['pretraining'][row].get('label', row)
         seeds = len(runs.get((row, 'pretrain'), {}))
         minutes = [record['seconds'] / 60 for record in runs.get((row, 'pretrain'), {}).values()]
         measured = (cell(values(runs, row, column)) for column in heads.values())
-        body.append([label, str(seeds), f'{mean(minutes):.1f}' if minutes else '', *measured])
-        if row in paper:
-            body.append([f'*{label}, the paper*', '', '', *(str(paper[row].get(head, '')) for head in heads)])
+        add(label, row, str(seeds), f'{mean(minutes):.1f}' if minutes else '', *measured)
     for one, other in table.get('differences', []):
         label = ' - '.join(spec['pretraining'][row].get('label', row) for row in (one, other))
         gaps = [difference(values(runs, one, column), values(runs, other, column)) for column in heads.values()]
-        body.append([label, '', '', *gaps])
-        if f'{one} - {other}' in paper:
-            body.append(
-                [f'*{label}, the paper*', '', '', *(str(paper[f'{one} - {other}'].get(head, '')) for head in heads)]
-            )
+        add(label, f'{one} - {other}', '', '', *gaps)
     return [f'## {table["title"]}', '', *markdown_table(['', 'seeds', 'pre-training, minutes', *heads], body), '']
 
 
 def runs_table(runs: Runs) -> list[str]:
     """Where every number comes from."""
     body = []
-    for (_, _), by_seed in sorted(runs.items()):
+    for _, by_seed in sorted(runs.items()):
         for _, record in sorted(by_seed.items()):
             body.append(
                 [
@@ -116,14 +116,14 @@ def draw_curves(spec: dict, runs: Runs, path: Path) -> bool:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout='constrained')
-    for number_, (row, pretraining) in enumerate(spec['pretraining'].items()):
+    for i, (row, pretraining) in enumerate(spec['pretraining'].items()):
         for seed, record in sorted(runs.get((row, 'pretrain'), {}).items()):
             curve = record['curves'].get('knn/top1_k20', [])
             if len(curve) < 2:
                 continue
             steps, accuracy = zip(*curve, strict=True)
             label = pretraining.get('label', row) if seed == min(runs[row, 'pretrain']) else None
-            style = dict(color=f'C{number_}', label=label, marker='.')
+            style = dict(color=f'C{i}', label=label, marker='.')
             axes[0].plot(steps, accuracy, **style)
             axes[1].plot([step / steps[-1] * record['seconds'] / 60 for step in steps], accuracy, **style)
     drawn = bool(axes[0].lines)

@@ -21,8 +21,6 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
-from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils.data import DataLoader
@@ -30,6 +28,7 @@ from torch.utils.data import DataLoader
 import qbheat_mm  # noqa: F401, registers the models
 from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained
 from qbheat_mm.datasets.classes import check_classes
+from qbheat_mm.engine.hooks.calibrate_bn_hook import calibrate_batch_norm
 from qbheat_mm.evaluation.knn import extract_features, knn_accuracy
 
 
@@ -60,10 +59,7 @@ def build_model(cfg: Config, checkpoint: str, loader: DataLoader, device: str, s
         return model.eval()
     model.backbone.init_weights()
     model.eval()
-    for module in model.backbone.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    update_bn_stats(model, loader, num_samples=2048, logger='silent')
+    calibrate_batch_norm(model, loader, num_samples=2048, logger='silent')
     return model.eval()
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 from mmpretrain.utils import get_ori_model
+from torch.utils.data import DataLoader
+
+
+def calibrate_batch_norm(model: BaseModel, loader: DataLoader, num_samples: int, logger: str) -> None:
+    """Set the statistics of the backbone's BatchNorm layers to those of so many samples; they stay in train mode."""
+    for module in model.backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    update_bn_stats(model, loader, num_samples, logger=logger)
 
 
 @HOOKS.register_module()
@@ -31,8 +41,5 @@ class CalibrateBNHook(Hook):
         if runner.iter > 0:
             return
         model = get_ori_model(runner.model)
-        for module in model.backbone.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
-        update_bn_stats(model, runner.train_dataloader, self.num_samples, logger='current')
+        calibrate_batch_norm(model, runner.train_dataloader, self.num_samples, logger='current')
         model.train(model.training)  # frozen parts back to eval mode
