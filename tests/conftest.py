@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
-import sys
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')  # the tests are for the CPU
 
@@ -14,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from coco_data import make_coco  # noqa: F401  a fixture
-from helpers import ROOT, write_pictures
+from helpers import load_script, write_pictures
 from mmengine.registry import DefaultScope, init_default_scope
 
 import qbheat_mm  # noqa: F401
@@ -40,16 +37,7 @@ def picture_folder(tmp_path: Path) -> Path:
     return tmp_path / 'pictures'
 
 
-@functools.cache  # a second import would register its components a second time
-def _load_tool(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / 'tools' / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def load_tool():
     """Import a script below tools/ by its path."""
-    return _load_tool
+    return lambda path: load_script(f'tools/{path}')

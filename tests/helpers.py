@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,6 +23,25 @@ TINY_ARCH = dict(
     num_tokens=2,
     blocks=[(2, 8, 2, 0), (2, 8, 1, 2), (2, 12, 2, 2), (2, 16, 2, 2), (2, 16, 1, 2), (2, 20, 2, 2)],
 )
+
+
+# Of a picture to a batch of QB-Heat's training, at 64 px.
+PIPELINE = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+    dict(type='QuarterMask', input_size=64),
+    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+]
+
+
+@functools.cache  # a second import would register its components a second time
+def load_script(path: str) -> ModuleType:
+    """Import a script by its path in the project."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_pictures(folder: Path, count: int, size: int = 64, seed: int = 0, suffix: str = '.jpg') -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import qbheat_config, write_pictures
+from helpers import PIPELINE, qbheat_config, write_pictures
 from mmengine.config import Config
 
 GUARDED = dict(checkpoint_guard=dict(type='CheckpointGuardHook'))
@@ -23,12 +23,7 @@ def runner_config(folder: Path, **kwargs) -> Config:
             type='FolderDataset',
             data_root=str(folder / 'pictures'),
             with_label=False,
-            pipeline=[
-                dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-                dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-                dict(type='QuarterMask', input_size=64),
-                dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-            ],
+            pipeline=PIPELINE,
         ),
     )
     cfg = dict(

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import torch
-from helpers import qbheat_config
+from helpers import PIPELINE, qbheat_config
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -14,12 +14,6 @@ from mmengine.runner import Runner
 from qbheat_mm.checkpoint import read_checkpoint
 
 NAMES = (f'short{number}' for number in itertools.count())  # mmengine wants another for each runner
-PIPELINE = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-    dict(type='QuarterMask', input_size=64),
-    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-]
 
 
 def pretraining(work_dir: Path, pictures: Path, checkpoint: dict | None = None, draws: bool = True, **kwargs) -> Runner:

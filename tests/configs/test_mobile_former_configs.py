@@ -1,11 +1,10 @@
-import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import ROOT, load_script
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
@@ -15,7 +14,6 @@ from PIL import Image
 
 import qbheat_mm  # noqa: F401
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs/mobile_former').glob('*_in1k.py'))
 # learning rate, weight decay, dropout; mixup and random erasing: what the authors publish
 RECIPES = {
@@ -28,14 +26,6 @@ RECIPES = {
     '52m': (8e-4, 0.10, 0.2, True, False),
     '26m': (8e-4, 0.08, 0.1, True, False),
 }
-
-
-def load_script(name):
-    path = ROOT / f'tools/{name}.py'
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def size_of(path):
@@ -64,7 +54,7 @@ def test_config_is_the_recipe(path):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=size_of)
 def test_config_builds_what_the_converter_writes_and_the_metafile_says(path):
-    converter = load_script('model_converters/mobile_former_to_qbheat_mm')
+    converter = load_script('tools/model_converters/mobile_former_to_qbheat_mm.py')
     cfg = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
@@ -84,7 +74,7 @@ def test_config_builds_what_the_converter_writes_and_the_metafile_says(path):
 
 
 def test_metafile_counts_flops_as_the_tool_does():
-    get_flops = load_script('analysis_tools/get_flops')
+    get_flops = load_script('tools/analysis_tools/get_flops.py')
     metafile = yaml.safe_load((ROOT / 'configs/mobile_former/metafile.yml').read_text())
     entries = [entry for entry in metafile['Models'] if entry['Config'].endswith('_in1k.py')]
     assert len(entries) == len(CONFIGS)

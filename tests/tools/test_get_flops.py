@@ -1,8 +1,6 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import load_script
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -10,10 +8,7 @@ from torch import nn
 import qbheat_mm  # noqa: F401
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 
-SCRIPT = Path(__file__).parents[2] / 'tools/analysis_tools/get_flops.py'
-spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-get_flops = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(get_flops)
+get_flops = load_script('tools/analysis_tools/get_flops.py')
 
 # Counted with fvcore on the authors' code, in millions: parameters with and without the classifier, FLOPs and the
 # classifier's share of them, the classifier's hidden width.

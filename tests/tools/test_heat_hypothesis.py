@@ -1,10 +1,9 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import load_script
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from PIL import Image
@@ -13,10 +12,7 @@ from torch import nn
 from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.heat import CommutingGenerators, propagator
 
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'heat_hypothesis.py'
-spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_script('tools/analysis_tools/heat_hypothesis.py')
 
 ARCH = dict(stem_channels=8, token_dims=16, num_tokens=2, blocks=[(2, 8, 2, 0), (2, 12, 2, 2), (2, 12, 1, 2)])
 CONFIG = f"""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY_ARCH, qbheat_config, write_pictures
+from helpers import PIPELINE, ROOT, TINY_ARCH, qbheat_config, write_pictures
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
 
@@ -17,12 +17,7 @@ custom_imports = dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=Fa
 custom_hooks = [*_base_.custom_hooks, dict(type='Recorder')]
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='FolderDataset', data_root='photos', with_label={with_label}, pipeline=[
-        dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-        dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-        dict(type='QuarterMask', input_size=64),
-        dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-    ]))
+    dataset=dict(type='FolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 model = {model}
@@ -75,7 +70,7 @@ SCONTROL = """#!/usr/bin/env bash
 def write_project(folder: Path, model: dict, with_label: bool = False) -> None:
     for i in range(2):
         write_pictures(folder / 'photos' / f'class{i}', 4, seed=i, suffix='.png')
-    (folder / 'config.py').write_text(CONFIG.format(root=ROOT, model=model, with_label=with_label))
+    (folder / 'config.py').write_text(CONFIG.format(root=ROOT, model=model, with_label=with_label, pipeline=PIPELINE))
     (folder / 'recorder.py').write_text(RECORDER)
 
 

@@ -1,15 +1,10 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import load_script
 
 from qbheat_mm.models import MobileFormer
 
-SCRIPT = Path(__file__).parents[2] / 'tools/benchmarks/mobile_former_speed.py'
-spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_script('tools/benchmarks/mobile_former_speed.py')
 
 
 @pytest.mark.parametrize('arch', ['26m', '294m'])

@@ -1,15 +1,14 @@
 """The converter, and through it the whole of Mobile-Former against the authors' numbers."""
 
 import argparse
-import importlib.util
 import json
 import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, load_script
 from mmpretrain.registry import MODELS
 
 import qbheat_mm  # noqa: F401
@@ -17,21 +16,12 @@ from qbheat_mm.checkpoint import CheckpointError, load_pretrained
 from qbheat_mm.models import MobileFormer
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT / 'tests/data/mobile_former'
-SCRIPT = ROOT / 'tools/model_converters/mobile_former_to_qbheat_mm.py'
 SIZES = ('26m', '96m', '294m', '508m')
 
 
-def load_script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-converter = load_script(SCRIPT)
-formulas = load_script(DATA / 'fill.py')
+converter = load_script('tools/model_converters/mobile_former_to_qbheat_mm.py')
+formulas = load_script('tests/data/mobile_former/fill.py')
 
 
 @cache

@@ -8,19 +8,14 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, qbheat_config, write_pictures
+from helpers import PIPELINE, ROOT, qbheat_config, write_pictures
 
 CONFIG = """
 _base_ = ['{root}/configs/_base_/default_runtime.py']
 model = {model}
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='FolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline=[
-        dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-        dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-        dict(type='QuarterMask', input_size=64),
-        dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-    ]))
+    dataset=dict(type='FolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
 optim_wrapper = dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
 default_hooks = dict(logger=dict(interval=1))
@@ -31,7 +26,7 @@ default_hooks = dict(logger=dict(interval=1))
 def project(tmp_path):
     """A user's own config in a folder of its own, and pictures."""
     write_pictures(tmp_path / 'photos', 8)
-    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=qbheat_config()))
+    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=qbheat_config(), pipeline=PIPELINE))
     return tmp_path
 
 
@@ -47,6 +42,17 @@ def train(project, *options: str, **env: str) -> subprocess.Popen:
     )
 
 
+def train_for_two_epochs(project) -> subprocess.Popen:
+    """A run that is far from its end."""
+    process = train(project, '--cfg-options', 'train_cfg.max_epochs=10000')
+    deadline = time.monotonic() + 300
+    while not (project / 'run' / 'epoch_2.pth').exists():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
 def test_an_amp_config_runs_without_a_gpu_and_says_so(project):
     process = train(project, '--cfg-options', 'train_cfg.max_epochs=1', CUDA_VISIBLE_DEVICES='0')
     output, _ = process.communicate(timeout=300)
@@ -59,12 +65,7 @@ def test_an_amp_config_runs_without_a_gpu_and_says_so(project):
 
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_resumes_from_its_last_checkpoint(project, how):
-    process = train(project, '--cfg-options', 'train_cfg.max_epochs=10000')
-    deadline = time.monotonic() + 300
-    while not (project / 'run' / 'epoch_2.pth').exists():
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = train_for_two_epochs(project)
     process.send_signal(how)
     process.communicate(timeout=60)
     last = int((project / 'run' / 'last_checkpoint').read_text().strip().rpartition('epoch_')[2].removesuffix('.pth'))
@@ -79,12 +80,7 @@ def test_an_interrupted_run_resumes_from_its_last_checkpoint(project, how):
 
 def test_sigterm_to_the_whole_group_keeps_the_iteration_and_ends(project):
     """The workers get it too, as on a cluster; nothing hangs at the end."""
-    process = train(project, '--cfg-options', 'train_cfg.max_epochs=10000')
-    deadline = time.monotonic() + 300
-    while not (project / 'run' / 'epoch_2.pth').exists():
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = train_for_two_epochs(project)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_ARCH, qbheat_config, write_pictures
+from helpers import PIPELINE, TINY_ARCH, qbheat_config, write_pictures
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -15,13 +15,6 @@ from mmpretrain.registry import MODELS
 
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.engine.hooks import FiniteLossHook, PlainCheckpointHook, finite_loss_hook
-
-PIPELINE = [
-    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
-    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-    dict(type='QuarterMask', input_size=64),
-    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-]
 
 
 def build_runner(work_dir, pictures, name, sampler='DefaultSampler', **kwargs) -> Runner:
