@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 Runs = dict[tuple[str, str], dict[int, dict]]  # (row, part) -> seed -> the stage's JSON
+Column = tuple[str, str, float]  # an evaluation, the key of its metric, what the metric is multiplied with
 
 
 def read_runs(folder: Path) -> Runs:
@@ -20,20 +21,21 @@ def read_runs(folder: Path) -> Runs:
     return runs
 
 
-def columns(spec: dict) -> dict[str, tuple[str, str]]:
-    """Label of each column -> the evaluation and the key of its metric."""
+def columns(spec: dict, rows: list[str]) -> dict[str, Column]:
+    """Label of each column that concerns any of the rows -> where its figures are."""
     return {
-        label: (part, key)
+        label: (part, *(metric if isinstance(metric, list) else (metric, 1)))
         for part, evaluation in spec['evaluation'].items()
-        for label, key in evaluation.get('metrics', {}).items()
+        if set(rows) & set(evaluation.get('rows', rows))
+        for label, metric in evaluation.get('metrics', {}).items()
     }
 
 
-def values(runs: Runs, row: str, column: tuple[str, str]) -> list[float]:
+def values(runs: Runs, row: str, column: Column) -> list[float]:
     """A metric of a row, one value a seed."""
-    part, key = column
+    part, key, factor = column
     records = (record for _, record in sorted(runs.get((row, part), {}).items()))
-    return [record['metrics'][key] for record in records if record['metrics'].get(key) is not None]
+    return [factor * record['metrics'][key] for record in records if record['metrics'].get(key) is not None]
 
 
 def number(value: float, size: float | None = None) -> str:
@@ -65,7 +67,7 @@ def markdown_table(header: list[str], body: list[list[str]]) -> list[str]:
 
 def study_table(spec: dict, table: dict, runs: Runs) -> list[str]:
     """One table of the study: a line a pre-training, then differences beside the paper's."""
-    heads = columns(spec)
+    heads = columns(spec, table['rows'])
     body = []
 
     def add(label: str, name: str, *cells: str) -> None:

@@ -156,6 +156,14 @@ def test_the_report_needs_the_jsons_alone(tmp_path):
         assert (f'(runs/{study.record(stage).name})' in text) == study.record(stage).exists()
 
 
+def test_a_column_may_be_scaled_and_is_shown_where_it_concerns_a_row():
+    spec = dict(evaluation=dict(detection=dict(rows=['one'], metrics={'AP': ['coco/bbox_mAP', 100]})))
+    column = study_report.columns(spec, ['one', 'two'])['AP']
+    runs = {('one', 'detection'): {0: dict(metrics={'coco/bbox_mAP': 0.125})}}
+    assert study_report.values(runs, 'one', column) == [12.5]
+    assert not study_report.columns(spec, ['two'])
+
+
 @pytest.fixture
 def quick_stages(monkeypatch):
     """Stages that take no time; those of ``two`` fail."""
@@ -227,8 +235,8 @@ def test_every_study_of_the_project_builds(path, tmp_path):
             built.add(model)
             cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
             MODELS.build(cfg.model)
-    labels = study_report.columns(study.spec)
     for table in study.spec['tables']:
+        labels = study_report.columns(study.spec, table['rows'])
         assert set().union(*table.get('paper', {}).values()) <= labels.keys()
 
 

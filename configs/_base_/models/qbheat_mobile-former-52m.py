@@ -15,7 +15,7 @@ model = dict(
         type='PixelHead',
         patch_size=16,
         norm_pix=True,
-        decoder=dict(type='PixelDecoder', in_channels=96, mixer='attention', embed_dims=192, depth=2, num_heads=6),
+        decoder=dict(type='PixelDecoder', in_channels=96, mixer='attention', embed_dims=96, depth=1, num_heads=3),
         loss=dict(type='PixelReconstructionLoss', criterion='L2'),
     ),
 )

@@ -77,9 +77,9 @@ class PixelDecoder(BaseModule):
         grid_size: int,
         patch_size: int = 16,
         mixer: str = 'attention',
-        embed_dims: int = 192,
-        depth: int = 2,
-        num_heads: int = 6,
+        embed_dims: int = 96,
+        depth: int = 1,
+        num_heads: int = 3,
         mlp_ratio: int = 4,
         init_cfg: dict | None = None,
     ) -> None:
