@@ -1,5 +1,6 @@
 # The recipe of Mobile-Former's authors for 294m and 508m: AdamW and a cosine over 450 epochs at batch 1024.
 optim_wrapper = dict(
+    constructor='TrainableParamsConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.20, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )

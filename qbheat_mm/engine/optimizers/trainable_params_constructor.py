@@ -1,4 +1,4 @@
-"""An optimizer that knows nothing of frozen parameters."""
+"""An optimizer that knows nothing of frozen parameters, and handles the others together."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
 
     mmengine's own constructor hands over frozen ones too, or, with a ``paramwise_cfg``, warns once for each of them.
     This one says once which entries of ``paramwise_cfg.custom_keys`` set a learning rate for frozen parameters only.
+
+    With a ``paramwise_cfg`` mmengine makes a group of each parameter, hundreds of them, and optimizers work a group at
+    a time. Here parameters with the same settings share one.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -38,6 +41,8 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
         """Add the parameters of a module, and do not enter one that is frozen as a whole."""
         if any(parameter.requires_grad for parameter in module.parameters()):
             super().add_params(params, module, prefix, is_dcn_module)
+        if not prefix:
+            params[:] = merge_groups(params)
 
     def _warn_of_frozen(self, model: nn.Module) -> None:
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
@@ -55,3 +60,12 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
                 logger='current',
                 level=logging.WARNING,
             )
+
+
+def merge_groups(groups: list[dict]) -> list[dict]:
+    """Parameter groups with the same settings as one, in the order of their first parameters."""
+    merged: dict[tuple, dict] = {}
+    for group in groups:
+        settings = tuple(sorted((key, value) for key, value in group.items() if key != 'params'))
+        merged.setdefault(settings, dict(group, params=[]))['params'] += group['params']
+    return list(merged.values())

@@ -43,6 +43,15 @@ def parameters(wrapper) -> set[int]:
     return {id(parameter) for group in wrapper.optimizer.param_groups for parameter in group['params']}
 
 
+def settings(wrapper) -> dict[int, dict]:
+    """Of each parameter."""
+    return {
+        id(parameter): {**group, 'params': None}
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+
+
 HEAD_TWICE = dict(custom_keys={'head': dict(lr_mult=2.0)})
 
 
@@ -74,9 +83,7 @@ def test_without_anything_frozen_it_is_mmengines_own(warnings):
     found, expected = (
         build(model, name, **paramwise) for name in ('TrainableParamsConstructor', 'DefaultOptimWrapperConstructor')
     )
-    for group, wanted in zip(found.optimizer.param_groups, expected.optimizer.param_groups, strict=True):
-        assert [id(parameter) for parameter in group['params']] == [id(parameter) for parameter in wanted['params']]
-        assert {**group, 'params': 0} == {**wanted, 'params': 0}
+    assert settings(found) == settings(expected)
     assert warnings == []
 
 
@@ -112,3 +119,18 @@ def test_the_more_specific_key_counts(warnings):
 def test_a_model_without_anything_to_train_is_refused(paramwise):
     with pytest.raises(ValueError, match=r'No parameter of Model requires a gradient'):
         build(Model(('backbone', 'head')), **paramwise)
+
+
+def test_parameters_with_the_same_settings_share_a_group_and_learn_the_same(warnings):
+    paramwise = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'head': dict(lr_mult=2.0)})
+    models = []
+    for name in ('TrainableParamsConstructor', 'DefaultOptimWrapperConstructor'):
+        torch.manual_seed(0)
+        models.append(Model(frozen=()))
+        wrapper = build(models[-1], name, **paramwise)
+        groups = wrapper.optimizer.param_groups
+        assert len(groups) == (3 if name == 'TrainableParamsConstructor' else 6)
+        for _ in range(3):
+            wrapper.update_params(models[-1](torch.arange(12.0).view(4, 3)).square().sum())
+    for ours, theirs in zip(*(model.parameters() for model in models)):
+        assert torch.equal(ours, theirs)
