@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from mmengine.hooks import Hook
@@ -46,19 +47,17 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at gradients right before each step of an optimizer, which a scaler calls for steps it does not skip."""
-        for optimizer in _optimizers(runner.optim_wrapper):
-            optimizer.register_step_pre_hook(lambda each, args, kwargs: self._before_step(runner, each))
+        for wrapper in _wrappers(runner.optim_wrapper):
+            wrapper.optimizer.register_step_pre_hook(partial(self._before_step, runner, wrapper))
 
-    def _before_step(self, runner: Runner, optimizer: Optimizer) -> None:
+    def _before_step(self, runner: Runner, wrapper: OptimWrapper, optimizer: Optimizer, *_) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
         if found_inf is not None and found_inf.item():
             return  # a fused optimizer is called for a step that is skipped, too
         self._stepped = True
-        parameters = (parameter for group in optimizer.param_groups for parameter in group['params'])
-        gradients = [each.grad for each in parameters if each.grad is not None and each.grad.numel()]
-        if gradients:
-            largest = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float('inf'))])
-            self._note(runner, 'loss or its gradient', torch.isfinite(largest).all())
+        norm = _gradient_norm(wrapper)
+        if norm is not None:
+            self._note(runner, 'loss or its gradient', torch.isfinite(norm))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Count skipped steps; check the loss of the others."""
@@ -108,9 +107,19 @@ def _has_to_wait(flag: Tensor) -> bool:
     return not flag.is_cpu
 
 
-def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> list[Optimizer]:
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [each.optimizer for each in wrappers]
+def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _gradient_norm(wrapper: OptimWrapper) -> Tensor | None:
+    """A norm of all gradients, the one that they have just been clipped by if they were; None without gradients."""
+    if wrapper.clip_grad_kwargs and wrapper.clip_func is torch.nn.utils.clip_grad_norm_:
+        return torch.tensor(wrapper.message_hub.get_scalar(f'train/{wrapper.grad_name}').current())
+    parameters = (parameter for group in wrapper.optimizer.param_groups for parameter in group['params'])
+    gradients = [each.grad for each in parameters if each.grad is not None and each.grad.numel()]
+    if not gradients:
+        return None
+    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float('inf'))]).amax()
 
 
 def _has_scaler(wrapper: OptimWrapper | OptimWrapperDict) -> bool:

@@ -21,6 +21,17 @@ def pick(x: Tensor, cells: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (start + cells).flatten()).unflatten(0, cells.shape)
 
 
+def standardise(patches: Tensor) -> Tensor:
+    """MAE's normalisation of patches (..., D): by the root of the unbiased variance + 1e-6.
+
+    Written as a layer norm, whose variance is the biased one: on a CPU it takes a twentieth of ``Tensor.var``'s time.
+    """
+    count = patches.shape[-1]
+    shrink = (count - 1) / count
+    weight = patches.new_full((count,), shrink**0.5)
+    return F.layer_norm(patches, (count,), weight, eps=1e-6 * shrink)
+
+
 class AttentionLayer(TransformerEncoderLayer):
     """mmpretrain's pre-norm transformer layer, which can stop at the positions whose result is wanted."""
 
@@ -147,6 +158,13 @@ class PixelHead(MAEPretrainHead):
         """(N, C, H, W) -> (N, H W, 3 patch_size^2) in float32, or (N, M, 3 patch_size^2) at ``cells`` (N, M) alone."""
         return self.decoder(features, cells).float()
 
+    def construct_target(self, target: Tensor, cells: Tensor | None = None) -> Tensor:
+        """MAE's target for pictures (N, 3, H, W): (N, L, D), or (N, M, D) at ``cells`` (N, M) alone."""
+        patches = self.patchify(target)
+        if cells is not None:
+            patches = pick(patches, cells)
+        return standardise(patches) if self.norm_pix else patches
+
     def loss(self, features: Tensor, images: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         """The loss on masked patches; no others are decoded.
 
@@ -160,7 +178,7 @@ class PixelHead(MAEPretrainHead):
         """
         pred = self(features, hidden)
         with torch.autocast(images.device.type, enabled=False):
-            target = pick(self.construct_target(images.float()), hidden)
+            target = self.construct_target(images.float(), hidden)
             return dict(loss=self.loss_module(pred, target, torch.ones_like(hidden)))
 
     def sample_losses(self, pred: Tensor, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class QBHeat(BaseSelfSupervisor):
 
     def encode_visible(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """(N, 3, H, W) and the blocks' places (N, 2) -> features (N, C, h, w) of the visible block alone."""
-        visible = crop_blocks(inputs, origin * self.stride, self.img_size // 2)
+        visible = crop_blocks(inputs, origin, self.stride)
         return self.backbone(visible)[self.feature_index]
 
     def forward(self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'):
@@ -183,18 +183,22 @@ class QBHeat(BaseSelfSupervisor):
                 raise ValueError(f'{name} gives {feature.shape[1]} channels, but {field}={channels}.')
 
 
-def crop_blocks(images: Tensor, origin: Tensor, size: int) -> Tensor:
-    """Cut one square block out of each picture, without a loop or a host synchronisation.
+def crop_blocks(images: Tensor, origin: Tensor, stride: int) -> Tensor:
+    """Cut a quarter out of each picture, without a loop or a host synchronisation.
 
     Args:
         images: (N, C, H, W).
-        origin: (N, 2), row and column of the block's top left pixel.
-        size: Side of the block.
+        origin: (N, 2), row and column of the quarter's top left cell.
+        stride: Side of a cell in pixels.
 
     Returns:
-        (N, C, size, size).
+        (N, C, H / 2, W / 2).
     """
-    steps = torch.arange(size, device=images.device)
-    rows, columns = (origin[:, i, None] + steps for i in (0, 1))  # (N, size) each
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    count, channels, height, width = images.shape
+    cells = width // stride
+    # Pictures as rows of ``stride`` pixels, the longest runs that every quarter is made of.
+    planes = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1)
+    rows = origin[:, 0, None] * stride + torch.arange(height // 2, device=images.device)
+    columns = origin[:, 1, None] + torch.arange(cells // 2, device=images.device)
+    runs = (planes * height + rows[:, None, :, None]) * cells + columns[:, None, None, :]
+    return images.reshape(-1, stride).index_select(0, runs.flatten()).view(count, channels, height // 2, width // 2)

@@ -117,16 +117,17 @@ def break_after(runner: Runner, iteration: int, value: float, *names: str) -> No
         (2, dict(by_epoch=False, interval=1), 3, ['iter_1.pth', 'iter_2.pth']),
     ],
 )
-@pytest.mark.parametrize('waits', [False, True])
+@pytest.mark.parametrize(('waits', 'clip'), [(False, None), (True, None), (False, dict(max_norm=1.0))])
 def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoint(
-    tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits
+    tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits, clip
 ):
     monkeypatch.setattr(finite_loss_hook, '_has_to_wait', lambda flag: waits)  # as on a GPU
     write_pictures(tmp_path / 'pictures', 8)
     runner = build_runner(
         tmp_path / 'run',
         tmp_path / 'pictures',
-        f'gradient{epochs}{broken_at}{waits}',
+        f'gradient{epochs}{broken_at}{waits}{bool(clip)}',
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), clip_grad=clip),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', **checkpoint)),
     )

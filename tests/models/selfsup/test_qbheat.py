@@ -27,11 +27,12 @@ def train(model, steps: int = 30, rate: float = 1e-2) -> list[float]:
     return losses
 
 
-def test_crop_blocks_is_slicing():
-    images = torch.randn(3, 3, 16, 16)
-    origin = torch.tensor([[0, 0], [8, 3], [5, 8]])
-    blocks = crop_blocks(images, origin, 8)
-    for image, (row, column), block in zip(images, origin, blocks):
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_crop_blocks_is_slicing(memory_format):
+    images = torch.randn(3, 3, 16, 16).to(memory_format=memory_format)
+    origin = torch.tensor([[0, 0], [4, 1], [2, 3]])
+    blocks = crop_blocks(images, origin, stride=2)
+    for image, (row, column), block in zip(images, 2 * origin, blocks):
         assert torch.equal(block, image[:, row : row + 8, column : column + 8])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import qbheat_config, write_pictures
 from mmengine.dataset import Compose, default_collate
+from mmpretrain.models.heads import MAEPretrainHead
 from mmpretrain.registry import MODELS
 
 from qbheat_mm.models import PixelHead
@@ -21,11 +22,11 @@ FAST_CROP = dict(type='FastRandomResizedCrop', **CROP)
 
 @MODELS.register_module()
 class WholeDecodingHead(PixelHead):
-    """Decodes every patch and weighs the visible ones with 0, as MAE's head does."""
+    """Decodes every patch and weighs the visible ones with 0, as MAE's head does, on targets as it makes them."""
 
     def loss(self, features, images, hidden):
         masked = torch.zeros(features.shape[0], features.shape[2] * features.shape[3]).scatter(1, hidden, 1)
-        return dict(loss=self.loss_module(self(features), self.construct_target(images), masked))
+        return dict(loss=self.loss_module(self(features), MAEPretrainHead.construct_target(self, images), masked))
 
 
 def curve(paths: list[Path], crop: dict, head: str, rate: float = 1e-3, **optimizer) -> np.ndarray:
