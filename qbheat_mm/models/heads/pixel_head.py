@@ -21,6 +21,17 @@ def pick(x: Tensor, cells: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (start + cells).flatten()).unflatten(0, cells.shape)
 
 
+def pick_patches(images: Tensor, cells: Tensor, size: int) -> Tensor:
+    """The square patches at ``cells`` (N, M) of pictures (N, C, H, W) -> (N, M, C size^2), channel by channel."""
+    count, channels, height, width = images.shape
+    columns = width // size
+    # Pictures as rows of ``size`` pixels, the longest runs that every patch is made of.
+    planes = torch.arange(count * channels, device=images.device).view(count, 1, channels, 1)
+    rows = (cells // columns * size)[..., None, None] + torch.arange(size, device=images.device)  # (N, M, 1, size)
+    runs = (planes * height + rows) * columns + (cells % columns)[..., None, None]
+    return images.reshape(-1, size).index_select(0, runs.flatten()).view(*cells.shape, -1)
+
+
 def standardise(patches: Tensor) -> Tensor:
     """MAE's normalisation of patches (..., D): by the root of the unbiased variance + 1e-6.
 
@@ -141,7 +152,7 @@ class PixelHead(MAEPretrainHead):
     Args:
         decoder: Config of the decoder, ``PixelDecoder``, without ``grid_size`` and ``patch_size``.
         img_size: Side of the pictures in pixels.
-        loss: Config of the loss per pixel; mmpretrain's ``PixelReconstructionLoss`` averages over masked patches.
+        loss: Config of the loss, mmpretrain's ``PixelReconstructionLoss``; it is given masked patches alone.
         norm_pix: Normalise each target patch to mean 0 and variance 1, as MAE does.
         patch_size: Side of a patch in pixels.
     """
@@ -160,10 +171,19 @@ class PixelHead(MAEPretrainHead):
 
     def construct_target(self, target: Tensor, cells: Tensor | None = None) -> Tensor:
         """MAE's target for pictures (N, 3, H, W): (N, L, D), or (N, M, D) at ``cells`` (N, M) alone."""
-        patches = self.patchify(target)
-        if cells is not None:
-            patches = pick(patches, cells)
+        patches = self.patchify(target) if cells is None else pick_patches(target, cells, self.patch_size)
         return standardise(patches) if self.norm_pix else patches
+
+    def patchify(self, imgs: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, L, 3 patch_size^2), channel by channel; MAE has channels innermost, which is slow."""
+        cells = torch.arange(self.decoder.position.shape[1], device=imgs.device)
+        return pick_patches(imgs, cells.expand(len(imgs), -1), self.patch_size)
+
+    def unpatchify(self, x: Tensor) -> Tensor:
+        """What :meth:`patchify` made -> (N, 3, H, W)."""
+        size, cells = self.patch_size, int(x.shape[1] ** 0.5)
+        x = x.view(len(x), cells, cells, self.in_channels, size, size).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(len(x), self.in_channels, cells * size, cells * size)
 
     def loss(self, features: Tensor, images: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         """The loss on masked patches; no others are decoded.
@@ -179,7 +199,7 @@ class PixelHead(MAEPretrainHead):
         pred = self(features, hidden)
         with torch.autocast(images.device.type, enabled=False):
             target = self.construct_target(images.float(), hidden)
-            return dict(loss=self.loss_module(pred, target, torch.ones_like(hidden)))
+            return dict(loss=self.loss_module(pred, target))
 
     def sample_losses(self, pred: Tensor, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """Per picture, the loss of a prediction beside that of the best constant per patch.

@@ -24,9 +24,12 @@ FAST_CROP = dict(type='FastRandomResizedCrop', **CROP)
 class WholeDecodingHead(PixelHead):
     """Decodes every patch and weighs the visible ones with 0, as MAE's head does, on targets as it makes them."""
 
+    patchify = MAEPretrainHead.patchify
+
     def loss(self, features, images, hidden):
         masked = torch.zeros(features.shape[0], features.shape[2] * features.shape[3]).scatter(1, hidden, 1)
-        return dict(loss=self.loss_module(self(features), MAEPretrainHead.construct_target(self, images), masked))
+        target = MAEPretrainHead.construct_target(self, images).unflatten(-1, (-1, 3)).transpose(-1, -2).flatten(-2)
+        return dict(loss=self.loss_module(self(features), target, masked))
 
 
 def curve(paths: list[Path], crop: dict, head: str, rate: float = 1e-3, **optimizer) -> np.ndarray:
