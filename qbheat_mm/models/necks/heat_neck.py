@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 
 from ...arguments import check_arguments
 from ...heat import CommutingGenerators, check_scheme, commutator, propagator
+
+Step = Callable[[Tensor, Tensor], Tensor]  # features, whether each goes ahead -> the features one block away
 
 
 @MODELS.register_module()
@@ -70,11 +75,9 @@ class HeatNeck(BaseModule):
             return torch.stack(self.commuting()).chunk(2)
         return self.generator_x, self.generator_y
 
-    def propagators(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def propagators(self) -> tuple[Tensor, Tensor]:
         """P_x and P_y, each (2, C, C) in float32: one block forward, one block back."""
         generators = self.generators()
-        if generators is None:
-            return None, None
         back = -1.0 if self.direction == 'signed' else 1.0
         displacement = torch.tensor([1.0, back], device=generators[0].device)
         return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
@@ -90,11 +93,19 @@ class HeatNeck(BaseModule):
             (N, C, 2h, 2w) in float32, in channels-last memory.
         """
         with torch.autocast(visible.device.type, enabled=False):
-            steps_x, steps_y = self.propagators()
+            step_x, step_y = self._steps()
             features = visible.float().permute(0, 2, 3, 1).contiguous()
-            features = _double(features, steps_x, origin[:, 1], dim=2)
-            features = _double(features, steps_y, origin[:, 0], dim=1)
+            features = _double(features, step_x, origin[:, 1], dim=2)
+            features = _double(features, step_y, origin[:, 0], dim=1)
             return _Roll.apply(features, origin).permute(0, 3, 1, 2)
+
+    def _steps(self) -> list[Step]:
+        """What carries features one block along x, and along y."""
+        if self.scheme == 'none':
+            return [_copy, _copy]
+        if self.scheme == 'euler' and self.direction == 'signed':
+            return [partial(_add_difference, generator[0].float()) for generator in self.generators()]
+        return [partial(_propagate, *propagators) for propagators in self.propagators()]
 
     def losses(self) -> dict[str, Tensor]:
         """What the neck adds to the losses by name: ``loss_commute`` with ``commute='penalty'``, else nothing."""
@@ -105,7 +116,23 @@ class HeatNeck(BaseModule):
             return dict(loss_commute=commutator(a[:, None], b[None]).square().sum())
 
 
-def _double(block: Tensor, steps: Tensor | None, start: Tensor, dim: int) -> Tensor:
+def _copy(features: Tensor, ahead: Tensor) -> Tensor:
+    """The control: nothing changes."""
+    return features
+
+
+def _propagate(forward: Tensor, back: Tensor, features: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by the propagator (C, C) of each cell's direction, ``ahead`` (N, h or 1, w or 1, 1)."""
+    return torch.where(ahead, features @ forward.mT, features @ back.mT)
+
+
+def _add_difference(generator: Tensor, features: Tensor, ahead: Tensor) -> Tensor:
+    """The same where both are I + d A, d = 1 or -1: one product with A (C, C) does for both directions."""
+    displacement = torch.where(ahead, 1.0, -1.0)
+    return torch.addcmul(features, displacement, features @ generator.mT)
+
+
+def _double(block: Tensor, step: Step, start: Tensor, dim: int) -> Tensor:
     """Append, along one dimension, to the cells of the visible block what they predict one block away.
 
     The block covers the cells ``start`` to ``start + w`` of 2w, so each of its w cells predicts exactly one masked
@@ -113,19 +140,16 @@ def _double(block: Tensor, steps: Tensor | None, start: Tensor, dim: int) -> Ten
 
     Args:
         block: (N, h, w, C).
-        steps: (2, C, C), the propagators one block forward and one block back; None copies.
+        step: Takes features and, broadcast against them, whether each goes ahead or back; gives the moved ones.
         start: (N,), between 0 and w.
         dim: 2 for w, along x, or 1 for h, along y.
 
     Returns:
         (N, h, 2w, C) for x, or (N, 2h, w, C): the doubled dimension closed to a ring, which begins at ``start``.
     """
-    moved = block
-    if steps is not None:
-        cells = torch.arange(block.shape[dim], device=block.device)
-        ahead = (cells < len(cells) - start[:, None]).unflatten(1, (-1, 1, 1) if dim == 1 else (1, -1, 1))
-        moved = torch.where(ahead, block @ steps[0].mT, block @ steps[1].mT)
-    return torch.cat([block, moved], dim)
+    cells = torch.arange(block.shape[dim], device=block.device)
+    ahead = (cells < len(cells) - start[:, None]).unflatten(1, (-1, 1, 1) if dim == 1 else (1, -1, 1))
+    return torch.cat([block, step(block, ahead)], dim)
 
 
 class _Roll(torch.autograd.Function):
