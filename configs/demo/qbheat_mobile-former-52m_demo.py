@@ -7,7 +7,7 @@ _base_ = [
 img_size = 128
 max_epochs = 14
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
-# twice the default's decoder: what it learns in minutes was measured with it
+# larger than the default's: what the demo learns in minutes was measured with it
 model = dict(img_size=img_size, head=dict(decoder=dict(embed_dims=192, depth=2, num_heads=6)))
 
 load = dict(type='LoadPicture')

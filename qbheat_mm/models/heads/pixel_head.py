@@ -21,15 +21,31 @@ def pick(x: Tensor, cells: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (start + cells).flatten()).unflatten(0, cells.shape)
 
 
+def pick_runs(images: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, length: int) -> Tensor:
+    """Runs of pixels, which are cheaper to gather than pixels.
+
+    Args:
+        images: (N, C, H, W).
+        planes: Which of the N C planes; broadcast against the next two.
+        rows: Which row of it.
+        columns: Which run of the row, counted in runs.
+        length: Pixels of a run, a divisor of W.
+
+    Returns:
+        (..., length).
+    """
+    height, width = images.shape[-2:]
+    runs = (planes * height + rows) * (width // length) + columns
+    return images.reshape(-1, length).index_select(0, runs.flatten()).unflatten(0, runs.shape)
+
+
 def pick_patches(images: Tensor, cells: Tensor, size: int) -> Tensor:
     """The square patches at ``cells`` (N, M) of pictures (N, C, H, W) -> (N, M, C size^2), channel by channel."""
-    count, channels, height, width = images.shape
-    columns = width // size
-    # Pictures as rows of ``size`` pixels, the longest runs that every patch is made of.
+    count, channels, _, width = images.shape
     planes = torch.arange(count * channels, device=images.device).view(count, 1, channels, 1)
-    rows = (cells // columns * size)[..., None, None] + torch.arange(size, device=images.device)  # (N, M, 1, size)
-    runs = (planes * height + rows) * columns + (cells % columns)[..., None, None]
-    return images.reshape(-1, size).index_select(0, runs.flatten()).view(*cells.shape, -1)
+    cells = cells[..., None, None]
+    rows = cells // (width // size) * size + torch.arange(size, device=images.device)  # (N, M, 1, size)
+    return pick_runs(images, planes, rows, cells % (width // size), size).flatten(2)
 
 
 def standardise(patches: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...arguments import check_arguments
 from ...datasets.transforms.quarter_mask import whole_quarter_sizes
+from ..heads.pixel_head import pick_runs
 
 
 @MODELS.register_module()
@@ -195,10 +196,7 @@ def crop_blocks(images: Tensor, origin: Tensor, stride: int) -> Tensor:
         (N, C, H / 2, W / 2).
     """
     count, channels, height, width = images.shape
-    cells = width // stride
-    # Pictures as rows of ``stride`` pixels, the longest runs that every quarter is made of.
     planes = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1)
     rows = origin[:, 0, None] * stride + torch.arange(height // 2, device=images.device)
-    columns = origin[:, 1, None] + torch.arange(cells // 2, device=images.device)
-    runs = (planes * height + rows[:, None, :, None]) * cells + columns[:, None, None, :]
-    return images.reshape(-1, stride).index_select(0, runs.flatten()).view(count, channels, height // 2, width // 2)
+    columns = origin[:, 1, None] + torch.arange(width // 2 // stride, device=images.device)
+    return pick_runs(images, planes, rows[:, None, :, None], columns[:, None, None, :], stride).flatten(3)
