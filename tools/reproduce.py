@@ -41,6 +41,8 @@ STUDY_FIELDS = {
 STAGE_FIELDS = {'config', 'epochs', 'options', 'data'}
 PRETRAINING_FIELDS = STAGE_FIELDS | {'label', 'seeds', 'watch'}
 EVALUATION_FIELDS = STAGE_FIELDS | {'metrics', 'tool', 'arguments', 'cache', 'rows'}
+# What decides which stages there are and how they are shown, and nothing in any of them.
+TABLE_FIELDS = {'label', 'seeds', 'rows', 'metrics'}
 
 
 class StudyError(ValueError):
@@ -176,8 +178,9 @@ class Study:
         return dict(type='KnnHook', bank=bank, queries=queries, interval=stage.spec['watch'])
 
     def config_hash(self, stage: Stage) -> str:
-        """A hash of everything that the study says about the stage, the same on every machine."""
-        content = json.dumps([self.config(stage).to_dict(), stage.spec], sort_keys=True, default=repr)
+        """A hash of everything that the study says about what the stage does, the same on every machine."""
+        spec = {field: value for field, value in stage.spec.items() if field not in TABLE_FIELDS}
+        content = json.dumps([self.config(stage).to_dict(), spec], sort_keys=True, default=repr)
         return hashlib.sha256(content.replace(self.data_root(stage), '$DATA_ROOT').encode()).hexdigest()[:16]
 
 

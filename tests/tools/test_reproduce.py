@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,16 @@ def test_the_hash_tells_options_but_not_places(tmp_path):
 
     assert hash_of() == hash_of(dict(pictures='/elsewhere/pictures'))
     assert hash_of() != hash_of(options={'model.neck.scheme': 'exp'})
+
+
+def test_the_hash_leaves_out_which_stages_there_are_and_how_they_are_shown(tmp_path):
+    study = make_study(tmp_path)
+    probe = next(stage for stage in study.stages if stage.part == 'linear')
+    shown = replace(probe, spec=dict(probe.spec, rows=['one'], metrics={'top-1': 'accuracy/top1'}))
+    assert study.config_hash(shown) == study.config_hash(probe)
+    assert study.config_hash(replace(probe, spec=dict(probe.spec, cache=True))) != study.config_hash(probe)
+    first = replace(study.stages[0], spec=dict(study.stages[0].spec, label='another', seeds=[0]))
+    assert study.config_hash(first) == study.config_hash(study.stages[0])
 
 
 def test_the_report_needs_the_jsons_alone(tmp_path):
