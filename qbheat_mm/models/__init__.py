@@ -1,6 +1,6 @@
 from .backbones import FeatureInput, MobileFormer
 from .heads import MobileFormerClsHead, MultiRateHead, PixelDecoder, PixelHead, TransformerProbeHead
-from .necks import HeatNeck
+from .necks import HeatNeck, Whitening
 from .selfsup import QBHeat
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     'PixelHead',
     'QBHeat',
     'TransformerProbeHead',
+    'Whitening',
 ]

@@ -15,6 +15,7 @@ from .safe_checkpoint_hook import SafeCheckpointHook
 from .skipped_pictures_hook import SkippedPicturesHook
 from .throughput_hook import ThroughputHook
 from .validate_first_hook import ValidateFirstHook
+from .whitening_hook import WhiteningHook
 
 __all__ = [
     'CalibrateBNHook',
@@ -34,4 +35,5 @@ __all__ = [
     'SkippedPicturesHook',
     'ThroughputHook',
     'ValidateFirstHook',
+    'WhiteningHook',
 ]

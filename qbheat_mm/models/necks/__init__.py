@@ -1,3 +1,4 @@
 from .heat_neck import HeatNeck
+from .whitening import Whitening
 
-__all__ = ['HeatNeck']
+__all__ = ['HeatNeck', 'Whitening']

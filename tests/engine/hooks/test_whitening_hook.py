@@ -1,0 +1,86 @@
+"""The statistics of a Whitening: of the training data, taken once."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import TINY_ARCH
+from mmengine.logging import MMLogger
+from mmengine.registry import HOOKS
+from mmpretrain.registry import MODELS
+
+from qbheat_mm.engine.hooks.whitening_hook import Moments, fit_whitening
+
+
+def build_model(*neck: dict) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
+            backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+            neck=[dict(type='GlobalAveragePooling'), *neck],
+            head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
+        )
+    )
+    return model.train()
+
+
+def build_loader(pictures: torch.Tensor) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=64)
+
+
+PICTURES = torch.rand(192, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 10
+WHITENING = dict(type='Whitening', in_channels=20, eps=0)
+
+
+def run_hook(model, iter=0, num_samples=192):
+    hook = HOOKS.build(dict(type='WhiteningHook', num_samples=num_samples))
+    logger = MMLogger.get_instance('whitening', logger_name='whitening')
+    hook.before_train(SimpleNamespace(iter=iter, model=model, train_dataloader=build_loader(PICTURES), logger=logger))
+
+
+def test_features_are_white_after_the_hook():
+    # BatchNorm comes after it and would move its own statistics if the model were in train mode meanwhile.
+    model = build_model(WHITENING, dict(type='ClsBatchNormNeck', input_features=20))
+    run_hook(model)
+    assert model.training
+    assert not model.neck[2].bn.running_mean.any()
+    with torch.no_grad():
+        (white,) = model.neck[1](model.neck[0](model.backbone(PICTURES)))
+    torch.testing.assert_close(white.mean(0), torch.zeros(20), atol=1e-2, rtol=0)
+    torch.testing.assert_close(white.mT.cov(correction=0), torch.eye(20), atol=2e-2, rtol=0)
+
+
+def test_so_many_samples_are_enough():
+    assert fit_whitening(build_model(WHITENING), build_loader(PICTURES), num_samples=65) == 128
+
+
+def test_a_resumed_run_keeps_its_statistics():
+    model = build_model(WHITENING)
+    run_hook(model, iter=5)
+    assert model.neck[1].mean.isnan().all()
+
+
+def test_moments_come_together_from_parts():
+    features = torch.randn(30, 4, 3, 5, generator=torch.Generator().manual_seed(0)) + 2
+    whole, parts = Moments(4, features.device), Moments(4, features.device)
+    whole.add(features)
+    parts.add(features[:7])
+    parts.add(features[7:])
+    rows = features.movedim(1, -1).flatten(0, 2).double()
+    for moments in (whole, parts):
+        mean, covariance = moments.mean_and_covariance()
+        torch.testing.assert_close(mean, rows.mean(0))
+        torch.testing.assert_close(covariance, rows.mT.cov(correction=0))
+
+
+def test_a_model_without_whitening_is_refused():
+    with pytest.raises(ValueError, match='has no Whitening. Add one to model.neck'):
+        run_hook(build_model())
+
+
+def test_features_that_do_not_vary_are_refused():
+    model = build_model(WHITENING)
+    with pytest.raises(ValueError, match='do not vary'):
+        fit_whitening(model, build_loader(torch.zeros(8, 3, 32, 32)), 8)

@@ -1,0 +1,71 @@
+"""Whitening: mean 0, covariance I, nothing lost, and no silence without statistics."""
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from qbheat_mm.models import Whitening
+
+
+def skewed(*shape: int, channels: int = 6) -> torch.Tensor:
+    """Features (N, C, ...) whose variances span four orders of magnitude, in mixed directions, with a mean."""
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(channels, channels, generator=generator).double())[0]
+    scales = torch.logspace(0, -2, channels).double()
+    x = torch.randn(*shape, channels, generator=generator).double() * scales @ rotation + 3
+    return x.movedim(-1, 1)
+
+
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = features.movedim(1, -1).flatten(0, -2)
+    return rows.mean(0), rows.mT.cov(correction=0)
+
+
+def fitted(features: torch.Tensor, **kwargs) -> Whitening:
+    layer = MODELS.build(dict(type='Whitening', in_channels=features.shape[1], **kwargs)).double()
+    layer.set_statistics(*moments(features))
+    return layer
+
+
+@pytest.mark.parametrize('shape', [(500,), (40, 5, 7)])
+def test_mean_0_and_covariance_1(shape):
+    features = skewed(*shape)
+    (white,) = fitted(features, eps=0)((features,))
+    mean, covariance = moments(white)
+    assert white.shape == features.shape
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-9, rtol=0)
+    torch.testing.assert_close(covariance, torch.eye(6).double(), atol=1e-8, rtol=0)
+
+
+def test_it_is_the_symmetric_map_and_can_be_undone():
+    features = skewed(500)
+    layer = fitted(features)
+    torch.testing.assert_close(layer.matrix, layer.matrix.mT)
+    back = layer((features,))[0] @ torch.linalg.inv(layer.matrix) + layer.mean
+    torch.testing.assert_close(back, features)
+
+
+def test_eps_damps_directions_in_which_nothing_varies():
+    features = skewed(500)
+    features[:, 0] = features[:, 1]  # one direction of six has no variance at all
+    variances = torch.linalg.eigvalsh(moments(fitted(features, eps=1e-5)((features,))[0])[1])
+    assert variances[0] < 1e-9
+    assert 0.8 < variances[1] and variances[-1] <= 1
+    noise = fitted(features, eps=1e-5)((features + 1e-6 * torch.randn(features.shape),))[0]
+    torch.testing.assert_close(noise, fitted(features, eps=1e-5)((features,))[0], atol=5e-3, rtol=0)
+
+
+def test_the_last_level_counts():
+    features = skewed(40, 5, 7)
+    layer = fitted(features)
+    torch.testing.assert_close(layer((torch.zeros(40, 2, 9, 9), features)), layer((features,)))
+
+
+def test_without_statistics_it_says_so_and_a_checkpoint_brings_them():
+    features = skewed(500)
+    fresh = Whitening(6).double()
+    with pytest.raises(RuntimeError, match='custom_hooks=.*WhiteningHook'):
+        fresh((features,))
+    source = fitted(features)
+    fresh.load_state_dict(source.state_dict())
+    torch.testing.assert_close(fresh((features,)), source((features,)))
+    assert not list(fresh.parameters())
