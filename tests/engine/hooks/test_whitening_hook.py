@@ -76,7 +76,7 @@ def test_moments_come_together_from_parts():
 
 
 def test_a_model_without_whitening_is_refused():
-    with pytest.raises(ValueError, match='has no Whitening. Add one to model.neck'):
+    with pytest.raises(ValueError, match=r'has no Whitening\. Add one to model\.neck'):
         run_hook(build_model())
 
 
