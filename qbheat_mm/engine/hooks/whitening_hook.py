@@ -12,7 +12,7 @@ from mmpretrain.utils import get_ori_model
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ...models.necks import Whitening
+from ...models.necks.whitening import WhiteningLayer
 
 
 class Moments:
@@ -45,14 +45,14 @@ def fit_whitening(model: BaseModel, loader: DataLoader, num_samples: int) -> int
     Raises:
         ValueError: If it has none, or its features do not vary.
     """
-    layers = [module for module in model.modules() if isinstance(module, Whitening)]
+    layers = [module for module in model.modules() if isinstance(module, WhiteningLayer)]
     if not layers:
         raise ValueError("WhiteningHook: the model has no Whitening. Add one to model.neck: dict(type='Whitening').")
     moments = [Moments(len(layer.mean), layer.mean.device) for layer in layers]
     for layer in layers:
         layer.set_statistics(torch.zeros_like(layer.mean), torch.eye(len(layer.mean)))
     handles = [
-        layer.register_forward_pre_hook(lambda _, args, counted=counted: counted.add(args[0][-1]))
+        layer.register_forward_pre_hook(lambda _, args, counted=counted: counted.add(*args))
         for layer, counted in zip(layers, moments, strict=True)
     ]
     training = model.training

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 
-@MODELS.register_module()
-class Whitening(BaseModule):
-    """A fixed affine map after which features have mean 0 and, over pictures and positions, covariance I.
-
-    QB-Heat's features spread most of their variance over a handful of directions. A head on frozen features learns what
-    stands in the others slowly, though a linear map of it could read all alike. Not the paper's.
-
-    The statistics are :class:`~qbheat_mm.engine.hooks.WhiteningHook`'s to set and travel with checkpoints. Of all
-    whitening maps this one (ZCA) changes features the least.
+class WhiteningLayer(nn.Module):
+    """A fixed affine map after which features have mean 0 and covariance I; of all of these (ZCA) it changes least.
 
     Args:
-        in_channels: Channels C of the features.
-        eps: Added to every variance, as a share of the largest one, so that directions in which features hardly vary
-            are not blown up to noise.
+        channels: C of the features.
+        eps: Added to every variance, as a share of the largest one.
     """
 
-    def __init__(self, in_channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.register_buffer('mean', torch.full((in_channels,), torch.nan))
-        self.register_buffer('matrix', torch.eye(in_channels))
+        self.register_buffer('mean', torch.full((channels,), torch.nan))
+        self.register_buffer('matrix', torch.eye(channels))
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, covariance: Tensor) -> None:
@@ -38,8 +32,8 @@ class Whitening(BaseModule):
         self.mean.copy_(mean)
         self.matrix.copy_(directions * scales @ directions.mT)
 
-    def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """The last of ``feats``, (N, C) or (N, C, H, W), whitened.
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, C) or (N, C, H, W), whitened.
 
         Raises:
             RuntimeError: If there are no statistics yet.
@@ -49,6 +43,29 @@ class Whitening(BaseModule):
                 "Whitening has no statistics. Add custom_hooks=[dict(type='WhiteningHook')] to the config, which takes "
                 'them before training, or load a checkpoint that carries them.'
             )
-        features = feats[-1]
         mean = self.mean.view(-1, *[1] * (features.ndim - 2))
-        return (torch.einsum('dc,nc...->nd...', self.matrix, features - mean),)
+        return torch.einsum('dc,nc...->nd...', self.matrix, features - mean)
+
+
+@MODELS.register_module()
+class Whitening(BaseModule):
+    """Features of a frozen backbone with mean 0 and, over pictures and positions, covariance I.
+
+    QB-Heat's features have most of their variance in a handful of directions. What stands in the others a head learns
+    slowly, although a linear map could read it as well. Not the paper's.
+
+    The statistics are :class:`~qbheat_mm.engine.hooks.WhiteningHook`'s to set and travel with checkpoints.
+
+    Args:
+        in_channels: Channels of the last outputs of what comes before, one number for each of them.
+        eps: Added to every variance, as a share of the largest one, so that directions in which features hardly vary
+            are not blown up to noise.
+    """
+
+    def __init__(self, in_channels: Sequence[int], eps: float = 1e-5) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(WhiteningLayer(channels, eps) for channels in in_channels)
+
+    def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The last of ``feats``, each (N, C) or (N, C, H, W), whitened."""
+        return tuple(layer(x) for layer, x in zip(self.layers, feats[-len(self.layers) :], strict=True))

@@ -31,7 +31,7 @@ def build_loader(pictures: torch.Tensor) -> torch.utils.data.DataLoader:
 
 
 PICTURES = torch.rand(192, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 10
-WHITENING = dict(type='Whitening', in_channels=20, eps=0)
+WHITENING = dict(type='Whitening', in_channels=[20], eps=0)
 
 
 def run_hook(model, iter=0, num_samples=192):
@@ -59,7 +59,7 @@ def test_so_many_samples_are_enough():
 def test_a_resumed_run_keeps_its_statistics():
     model = build_model(WHITENING)
     run_hook(model, iter=5)
-    assert model.neck[1].mean.isnan().all()
+    assert model.neck[1].layers[0].mean.isnan().all()
 
 
 def test_moments_come_together_from_parts():

@@ -22,8 +22,8 @@ def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fitted(features: torch.Tensor, **kwargs) -> Whitening:
-    layer = MODELS.build(dict(type='Whitening', in_channels=features.shape[1], **kwargs)).double()
-    layer.set_statistics(*moments(features))
+    layer = MODELS.build(dict(type='Whitening', in_channels=[features.shape[1]], **kwargs)).double()
+    layer.layers[0].set_statistics(*moments(features))
     return layer
 
 
@@ -39,9 +39,9 @@ def test_mean_0_and_covariance_1(shape):
 
 def test_it_is_the_symmetric_map_and_can_be_undone():
     features = skewed(500)
-    layer = fitted(features)
+    layer = fitted(features).layers[0]
     torch.testing.assert_close(layer.matrix, layer.matrix.mT)
-    back = layer((features,))[0] @ torch.linalg.inv(layer.matrix) + layer.mean
+    back = layer(features) @ torch.linalg.inv(layer.matrix) + layer.mean
     torch.testing.assert_close(back, features)
 
 
@@ -56,15 +56,19 @@ def test_eps_damps_directions_in_which_nothing_varies():
     torch.testing.assert_close(noise, fitted(features, eps=1e-5)((features,))[0], atol=5e-3, rtol=0)
 
 
-def test_the_last_level_counts():
-    features = skewed(40, 5, 7)
-    layer = fitted(features)
-    torch.testing.assert_close(layer((torch.zeros(40, 2, 9, 9), features)), layer((features,)))
+def test_each_level_has_its_own_statistics_and_earlier_ones_are_left_out():
+    high, low = skewed(40, 10, 14, channels=4), skewed(40, 5, 7)
+    layer = MODELS.build(dict(type='Whitening', in_channels=[4, 6])).double()
+    for each, features in zip(layer.layers, (high, low), strict=True):
+        each.set_statistics(*moments(features))
+    outs = layer((torch.zeros(40, 2, 20, 28), high, low))
+    for out, features in zip(outs, (high, low), strict=True):
+        torch.testing.assert_close(out, fitted(features)((features,))[0])
 
 
 def test_without_statistics_it_says_so_and_a_checkpoint_brings_them():
     features = skewed(500)
-    fresh = Whitening(6).double()
+    fresh = Whitening([6]).double()
     with pytest.raises(RuntimeError, match=r'custom_hooks=.*WhiteningHook'):
         fresh((features,))
     source = fitted(features)
