@@ -17,7 +17,7 @@ class TransformerProbeHead(LinearClsHead):
     """Projection, sine positions, pre-norm transformer blocks, the mean over positions, a linear classifier.
 
     That there is one block (tran-1) is the paper's; width, heads and the rest are our choice. It takes the feature map
-    as the backbone gives it, of any size: there is no neck before it.
+    as the backbone gives it, of any size: no neck before it pools.
 
     Args:
         num_classes: Number of classes.

@@ -1,0 +1,5 @@
+# The linear probe on whitened features.
+_base_ = './mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py'
+
+model = dict(neck=[dict(type='GlobalAveragePooling'), dict(type='Whitening', in_channels=[160])])
+custom_hooks = [*_base_.custom_hooks, dict(type='WhiteningHook')]
