@@ -44,7 +44,9 @@ class WhiteningLayer(nn.Module):
                 'them before training, or load a checkpoint that carries them.'
             )
         mean = self.mean.view(-1, *[1] * (features.ndim - 2))
-        return torch.einsum('dc,nc...->nd...', self.matrix, features - mean)
+        # Large numbers cancel here, which half precision would leave as noise.
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.einsum('dc,nc...->nd...', self.matrix, features.to(mean.dtype) - mean)
 
 
 @MODELS.register_module()

@@ -56,6 +56,14 @@ def test_eps_damps_directions_in_which_nothing_varies():
     torch.testing.assert_close(noise, fitted(features, eps=1e-5)((features,))[0], atol=5e-3, rtol=0)
 
 
+def test_full_precision_under_autocast():
+    features = skewed(500)
+    layer = fitted(features).float()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        (white,) = layer((features.float(),))
+    assert torch.equal(white, layer((features.float(),))[0])
+
+
 def test_each_level_has_its_own_statistics_and_earlier_ones_are_left_out():
     high, low = skewed(40, 10, 14, channels=4), skewed(40, 5, 7)
     layer = MODELS.build(dict(type='Whitening', in_channels=[4, 6])).double()
