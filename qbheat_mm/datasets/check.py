@@ -18,6 +18,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+from ..models.necks.whitening import WhiteningLayer
 from .coco import ORIENTATION, AnnotationError, load_coco, read_size
 
 # Large sets hold a few such boxes; more than this share of them is a mistake in the file.
@@ -334,6 +335,9 @@ def count_positions(model: dict, height: int, width: int) -> int:
         if model.get(part):
             module = MODELS.build(deepcopy(model[part]))
             module.eval()  # BatchNorm of one position has no variance to train with
+            for layer in module.modules():
+                if isinstance(layer, WhiteningLayer):  # its statistics come later
+                    layer.set_identity()
             features = module(features)
     return sum(feature.shape[-2] * feature.shape[-1] for feature in features)
 

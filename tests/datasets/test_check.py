@@ -249,6 +249,13 @@ def test_positions_are_counted_over_all_levels():
     assert count_positions(RESNET_LEVELS, 64, 100) == 8 * 13 + 4 * 7 + 2 * 4 + 1 * 2
 
 
+def test_positions_need_no_statistics_of_whitening():
+    init_default_scope('mmdet')
+    whitening = dict(type='mmpretrain.Whitening', in_channels=[128, 256, 512])
+    whitened = dict(RESNET_LEVELS, neck=[whitening, RESNET_LEVELS['neck']])
+    assert count_positions(whitened, 128, 128) == count_positions(RESNET_LEVELS, 128, 128)
+
+
 def test_too_few_positions_for_the_queries_stop_before_training(config):
     config.model.update(type='DINO', as_two_stage=True, num_queries=900, **RESNET_LEVELS)
     errors = check_config(config).errors

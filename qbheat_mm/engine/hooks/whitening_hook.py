@@ -50,7 +50,7 @@ def fit_whitening(model: BaseModel, loader: DataLoader, num_samples: int) -> int
         raise ValueError("WhiteningHook: the model has no Whitening. Add one to model.neck: dict(type='Whitening').")
     moments = [Moments(len(layer.mean), layer.mean.device) for layer in layers]
     for layer in layers:
-        layer.set_statistics(torch.zeros_like(layer.mean), torch.eye(len(layer.mean)))
+        layer.set_identity()
     handles = [
         layer.register_forward_pre_hook(lambda _, args, counted=counted: counted.add(*args))
         for layer, counted in zip(layers, moments, strict=True)

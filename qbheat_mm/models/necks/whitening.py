@@ -32,6 +32,11 @@ class WhiteningLayer(nn.Module):
         self.mean.copy_(mean)
         self.matrix.copy_(directions * scales @ directions.mT)
 
+    def set_identity(self) -> None:
+        """Change nothing from now on, where what comes out does not matter yet."""
+        self.mean.zero_()
+        self.matrix.copy_(torch.eye(len(self.mean)))
+
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, C) or (N, C, H, W), whitened.
 

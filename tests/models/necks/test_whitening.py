@@ -56,6 +56,13 @@ def test_eps_damps_directions_in_which_nothing_varies():
     torch.testing.assert_close(noise, fitted(features, eps=1e-5)((features,))[0], atol=5e-3, rtol=0)
 
 
+def test_identity_changes_nothing():
+    layer = Whitening([6]).double()
+    layer.layers[0].set_identity()
+    features = skewed(40, 5, 7)
+    torch.testing.assert_close(layer((features,))[0], features, atol=0, rtol=0)
+
+
 def test_full_precision_under_autocast():
     features = skewed(500)
     layer = fitted(features).float()
