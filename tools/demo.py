@@ -205,7 +205,7 @@ def main() -> None:
     run('probe_random', 'linear_mobile-former-52m-random_demo.py', pictures, **classes)
     run(
         'detection',
-        'dino_mobile-former-52m-frozen_demo.py',
+        'dino_mobile-former-52m-frozen-whitened_demo.py',
         work_dir / 'data',
         model__backbone__init_cfg__checkpoint=backbone,
     )
