@@ -56,6 +56,17 @@ def write_pictures(folder: Path, count: int, size: int = 64, seed: int = 0, suff
     return paths
 
 
+def frozen_classifier_config(*neck: dict) -> dict:
+    """A linear classifier on the tiny backbone, frozen and random; ``neck`` comes after the pooling."""
+    return dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
+        backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+        neck=[dict(type='GlobalAveragePooling'), *neck],
+        head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
+    )
+
+
 def qbheat_config(img_size: int = 64, **head) -> dict:
     """A QB-Heat model on the tiny backbone; ``neck`` and ``decoder`` add to theirs, the rest to the head."""
     decoder = dict(type='PixelDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import PIPELINE, TINY_ARCH, qbheat_config, write_pictures
+from helpers import PIPELINE, frozen_classifier_config, qbheat_config, write_pictures
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -298,15 +298,7 @@ def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):
 def test_calibration_gives_the_backbone_the_statistics_of_its_data():
     MMLogger.get_instance('calibration', logger_name='calibration')
     torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            type='ImageClassifier',
-            data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
-            backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
-        )
-    )
+    model = MODELS.build(frozen_classifier_config())
     model.train()  # frozen parts go to eval mode
     pictures = torch.rand(8, 3, 64, 64) * 10
     data = torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=8)

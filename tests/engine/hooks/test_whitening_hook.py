@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import TINY_ARCH
+from helpers import frozen_classifier_config
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
@@ -14,16 +14,7 @@ from qbheat_mm.engine.hooks.whitening_hook import Moments, fit_whitening
 
 def build_model(*neck: dict) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            type='ImageClassifier',
-            data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
-            backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
-            neck=[dict(type='GlobalAveragePooling'), *neck],
-            head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
-        )
-    )
-    return model.train()
+    return MODELS.build(frozen_classifier_config(*neck)).train()
 
 
 def build_loader(pictures: torch.Tensor) -> torch.utils.data.DataLoader:
