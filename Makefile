@@ -10,17 +10,17 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 .PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format
 
 setup:
-	@tools/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
+	@tools/misc/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
 
 setup-openmmlab:
-	@tools/setup_env.sh $(SECOND) requirements/openmmlab.txt requirements/mim_openmmlab.txt requirements/demo.txt requirements/tests.txt
+	@tools/misc/setup_env.sh $(SECOND) requirements/openmmlab.txt requirements/mim_openmmlab.txt requirements/demo.txt requirements/tests.txt
 
 demo: setup
-	@$(BIN)/python tools/demo.py $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python demo/demo.py $(if $(DATA),--data "$(DATA)")
 
 # One pre-training of the smallest study, and what is measured on it.
 smoke: setup
-	@$(BIN)/python tools/reproduce.py studies/smoke.yaml --only 'qbheat/*'
+	@$(BIN)/python studies/run.py studies/smoke.yaml --only 'qbheat/*'
 
 test: setup
 	@$(BIN)/python -m pytest -q

@@ -146,7 +146,7 @@ def disable_multimodal_models() -> bool:
 
 
 class _HueTurn(float):
-    """A share of the colour circle that times 255 is a whole number from 0 to 255."""
+    """A share of the color circle that times 255 is a whole number from 0 to 255."""
 
     def __mul__(self, steps: int) -> int:
         return int(float(self) * steps) % 256

@@ -290,7 +290,7 @@ def fit_generators(
 ) -> GeneratorFit:
     """Least-squares generators of a feature map, and how well they predict it.
 
-    Along each axis the propagator P minimises |z(x + d) - P z(x)|^2 over all positions, and the generator is the one
+    Along each axis the propagator P minimizes |z(x + d) - P z(x)|^2 over all positions, and the generator is the one
     that ``scheme`` turns into P. As in the method there is no intercept: the line goes through the origin. Batches
     are visited once and only C x C sums are kept, in float64, so the number of positions costs no memory. Directions
     in which features never vary are left as they are (the least change from P = I).
@@ -354,7 +354,7 @@ def derivative_relation(features: Features, held_out: Features | None = None) ->
 
 
 def effective_rank(features: Features) -> float:
-    """How many directions features use: exp of the entropy of the covariance's normalised eigenvalues.
+    """How many directions features use: exp of the entropy of the covariance's normalized eigenvalues.
 
     Between 1, one direction carries all variance, and C, all carry the same. Source: Roy and Vetterli, `The effective
     rank <https://ieeexplore.ieee.org/document/7098875>`_, on the eigenvalues of the covariance.

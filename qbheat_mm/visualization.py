@@ -1,4 +1,4 @@
-"""Pictures of reconstructions."""
+"""Images of reconstructions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ COLUMNS = ('original', 'visible', 'reconstruction')
 
 
 def draw_reconstructions(results: Sequence[dict[str, np.ndarray]], rows: int | None = None) -> Image.Image:
-    """One row a picture: original, visible quarter, reconstruction, with a heading.
+    """One row a image: original, visible quarter, reconstruction, with a heading.
 
     Args:
         results: What ``QBHeatInferencer`` returns.
-        rows: Pictures below each other; the rest goes beside them. Defaults to all in one column.
+        rows: Images below each other; the rest goes beside them. Defaults to all in one column.
 
     Returns:
-        The picture.
+        The image.
     """
     size, gap, heading = results[0]['original'].shape[0], 6, 22
     rows = rows or len(results)

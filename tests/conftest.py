@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_data import make_coco  # noqa: F401  a fixture
-from helpers import load_script, write_pictures
+from helpers.coco import make_coco  # noqa: F401  a fixture
+from helpers.models import load_script, write_images
 from mmengine.registry import DefaultScope, init_default_scope
 
 import qbheat_mm  # noqa: F401
@@ -30,11 +30,11 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """Eight pictures in two class folders."""
+def image_folder(tmp_path: Path) -> Path:
+    """Eight images in two class folders."""
     for i, name in enumerate(('cat', 'dog')):
-        write_pictures(tmp_path / 'pictures' / name, 4, seed=i)
-    return tmp_path / 'pictures'
+        write_images(tmp_path / 'images' / name, 4, seed=i)
+    return tmp_path / 'images'
 
 
 @pytest.fixture

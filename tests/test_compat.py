@@ -107,19 +107,19 @@ def test_multimodal_models_are_off_from_transformers_5_on(installed, switched_of
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 def test_hues_turn_down_as_far_as_they_turn_up(backend):
-    picture = np.array([[[200, 40, 40], [40, 200, 40], [40, 40, 200], [90, 120, 30]]], np.uint8)
+    image = np.array([[[200, 40, 40], [40, 200, 40], [40, 40, 200], [90, 120, 30]]], np.uint8)
     for factor in (0.1, 0.25, 0.5):
-        there = mmcv.adjust_hue(picture, -factor, backend=backend)
-        assert np.abs(there.astype(int) - picture).max() > 50
+        there = mmcv.adjust_hue(image, -factor, backend=backend)
+        assert np.abs(there.astype(int) - image).max() > 50
         back = mmcv.adjust_hue(there, factor, backend=backend)
-        np.testing.assert_allclose(back.astype(int), picture, atol=8)  # hues are kept in 256 steps
+        np.testing.assert_allclose(back.astype(int), image, atol=8)  # hues are kept in 256 steps
 
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 def test_hues_that_mmcv_can_turn_are_turned_as_it_does(backend):
-    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     original = getattr(mmcv.adjust_hue, '__wrapped__', mmcv.adjust_hue)
-    np.testing.assert_array_equal(mmcv.adjust_hue(picture, 0.3, backend), original(picture, 0.3, backend))
+    np.testing.assert_array_equal(mmcv.adjust_hue(image, 0.3, backend), original(image, 0.3, backend))
 
 
 def test_an_adjust_hue_that_turns_down_is_left_alone(monkeypatch):

@@ -40,7 +40,7 @@ def detector(config: str) -> nn.Module:
 
 
 def batch(device: str) -> dict:
-    """Two pictures with a box each."""
+    """Two images with a box each."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_layout import write_coco
-from helpers import ROOT
+from helpers.coco_layout import write_coco
+from helpers.models import ROOT
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import CheckpointError
-from qbheat_mm.evaluation.coco_box_metric import FIGURES
+from qbheat_mm.evaluation.metrics.coco_bbox import FIGURES
 
 mmdet = pytest.importorskip('mmdet')
 from mmdet.registry import MODELS  # noqa: E402
@@ -263,7 +263,7 @@ def test_a_run_without_a_checkpoint_stops(small_detr):
 
 
 def shrink(cfg: Config, work_dir: Path) -> Config:
-    """Two steps of three pictures at 256 px, and an evaluation."""
+    """Two steps of three images at 256 px, and an evaluation."""
     cfg.merge_from_dict(
         dict(
             work_dir=str(work_dir),
@@ -288,7 +288,7 @@ def shrink(cfg: Config, work_dir: Path) -> Config:
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
-    """Every picture of the layout is trained on: none with boxes, a crowd, grey, four channels, a single pixel."""
+    """Every image of the layout is trained on: none with boxes, a crowd, gray, four channels, a single pixel."""
     monkeypatch.setenv('DATA_ROOT', str(write_coco(tmp_path / 'coco', people320='people320' in path.stem)))
     cfg = shrink(Config.fromfile(path), tmp_path / path.stem)
     backbone = dict(cfg.model.backbone, init_cfg=None)

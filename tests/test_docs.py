@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT
+from helpers.models import ROOT
 from PIL import Image
 
 import qbheat_mm
@@ -63,7 +63,7 @@ def test_citation_is_of_this_version():
 
 @pytest.fixture(scope='module')
 def sandbox(tmp_path_factory):
-    """The project's tracked files, with pictures and annotations as the pages name them."""
+    """The project's tracked files, with images and annotations as the pages name them."""
     folder = tmp_path_factory.mktemp('project')
     files = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
     for name in filter(None, files):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_layout import write_coco
-from helpers import ROOT, build_qbheat, qbheat_config, write_pictures
+from helpers.coco_layout import write_coco
+from helpers.models import ROOT, build_qbheat, qbheat_config, write_images
 
 PRETRAINING = """
 _base_ = '{base}mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
@@ -29,7 +29,7 @@ train_dataloader = dict(
     num_workers=1,
     # `mmpretrain::` writes a _scope_ into the inherited one, which mmengine hands on to the function
     collate_fn=dict(_delete_=True, type='default_collate'),
-    dataset=dict(_delete_=True, type='FolderDataset', data_root='{data}', with_label=False, pipeline=pipeline),
+    dataset=dict(_delete_=True, type='ImageFolderDataset', data_root='{data}', with_label=False, pipeline=pipeline),
 )
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), logger=dict(interval=1))
@@ -128,7 +128,7 @@ EVERY_WAY = pytest.mark.parametrize(
 @pytest.mark.slow
 @EVERY_WAY
 def test_qbheat_in_an_mmpretrain_tree(tool, by_name, tmp_path):
-    write_pictures(tmp_path / 'photos', 8)
+    write_images(tmp_path / 'photos', 8)
     base = 'mmpretrain::' if by_name else installed_configs('mmpretrain')
     write_config(tmp_path, PRETRAINING.format(base=base, model=qbheat_config(), data=tmp_path / 'photos'))
     output = train(command(tool, 'mmpretrain'), tmp_path)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_layout import write_coco
-from helpers import PIPELINE, ROOT, qbheat_config, write_pictures
+from helpers.coco_layout import write_coco
+from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
 
 ENVIRONMENTS = dict(onedl=ROOT / '.venv', openmmlab=ROOT / '.venv-openmmlab')
 
@@ -18,7 +18,7 @@ _base_ = ['{root}/configs/_base_/default_runtime.py']
 model = {model}
 train_dataloader = dict(
     batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='FolderDataset', data_root='photos', with_label=False, pipeline={pipeline}))
+    dataset=dict(type='ImageFolderDataset', data_root='photos', with_label=False, pipeline={pipeline}))
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
@@ -72,7 +72,7 @@ def test_a_run_goes_on_on_the_other_family(first, second, task, tmp_path):
     if missing:
         pytest.skip(f'needs both environments, `make setup` and `make test-openmmlab`; not there: {missing}')
     if task == 'pretraining':
-        write_pictures(tmp_path / 'photos', 8)
+        write_images(tmp_path / 'photos', 8)
         config = PRETRAINING.format(root=ROOT, model=qbheat_config(), pipeline=PIPELINE)
     else:
         write_coco(tmp_path / 'coco')

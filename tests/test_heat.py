@@ -402,14 +402,14 @@ def test_fit_and_r2_are_those_of_a_direct_computation(seed):
     assert fit.copy_r2_y == pytest.approx(_r2(held_out[:, :, :-2], held_out[:, :, 2:]))
 
 
-def test_white_noise_has_no_law_on_held_out_pictures():
+def test_white_noise_has_no_law_on_held_out_images():
     features, held_out = torch.randn(2, 6, 64, 14, 14, generator=_rng(0))
     own, fit = fit_generators(features), fit_generators(features, held_out=held_out)
     relation = derivative_relation(features, held_out)
     assert own.r2_x > 0.03  # what the fit says of itself
     assert derivative_relation(features).r2 > 0.03
     assert all(-0.2 < r2 < 0.02 for r2 in (fit.r2_x, fit.r2_y, relation.r2))
-    # With enough pictures it is 0, not merely small; copying noise is as bad as adding it.
+    # With enough images it is 0, not merely small; copying noise is as bad as adding it.
     features, held_out = torch.randn(2, 500, 8, 14, 14, generator=_rng(1))
     fit = fit_generators(iter(features.split(50)), 7, held_out=iter(held_out.split(50)))
     assert all(abs(r2) < 0.01 for r2 in (fit.r2_x, fit.r2_y, derivative_relation(features, held_out).r2))

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers.models import ROOT
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
@@ -26,7 +26,7 @@ def test_it_is_small_whole_and_named_by_its_hash(path):
 def test_it_is_the_backbone_of_probe_and_detection(path):
     stored = torch.load(path, weights_only=True)['state_dict']
     for config in (
-        'qbheat/benchmarks/mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py',
+        'benchmarks/mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py',
         'detection/conditional-detr_mobile-former-285m-frozen_1xb16-50e_coco-people320-person.py',
     ):
         cfg = Config.fromfile(ROOT / 'configs' / config).model.backbone

@@ -17,7 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import TRUST_HELP
-from qbheat_mm.engine.launch import complete_dataloaders, fit_to_machine, guard_checkpoints, init_process_group_on_cpu
+from qbheat_mm.engine.launch import adapt_to_device, complete_dataloaders, guard_checkpoints, init_process_group_on_cpu
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--amp', action='store_true', help='test in mixed precision')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument('--interval', type=int, default=1, help='draw every n-th picture')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th image')
     parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override fields of the config'
@@ -46,7 +46,7 @@ def keep_detections(cfg: Config) -> None:
     """Write detections to <work dir>/detections.bbox.json, unless the config names a place."""
     evaluators = cfg.get('test_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        if evaluator.get('type') == 'CocoBoxMetric' and not evaluator.get('outfile_prefix'):
+        if evaluator.get('type') == 'CocoBBoxMetric' and not evaluator.get('outfile_prefix'):
             evaluator.outfile_prefix = str(Path(cfg.work_dir) / 'detections')
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     """Build the runner and test."""
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
-    fit_to_machine(cfg)
+    adapt_to_device(cfg)
     guard_checkpoints(cfg, args.trust_checkpoint)
     init_process_group_on_cpu(cfg.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

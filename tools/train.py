@@ -11,11 +11,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import TRUST_HELP
-from qbheat_mm.engine.cache_features import cache_features
+from qbheat_mm.engine.feature_cache import cache_features
 from qbheat_mm.engine.launch import (
+    adapt_to_device,
     check_batches,
     complete_dataloaders,
-    fit_to_machine,
     guard_checkpoints,
     init_process_group_on_cpu,
 )
@@ -88,7 +88,7 @@ def main() -> None:
     """Build the runner and train."""
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
-    fit_to_machine(cfg)
+    adapt_to_device(cfg)
     guard_checkpoints(cfg, args.trust_checkpoint)
     if args.cache_features:
         cache_features(cfg, args.cache_features)

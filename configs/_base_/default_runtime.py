@@ -7,20 +7,20 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    draws=dict(type='DrawsHook'),
+    draws=dict(type='DeterministicSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     # reads checkpoints without executing anything in them; trust=True is for raw files of stock mmengine runs
     checkpoint_guard=dict(type='CheckpointGuardHook', trust=False),
-    check_classes=dict(type='CheckClassesHook'),
+    check_classes=dict(type='ClassCheckHook'),
     effective_batch=dict(type='EffectiveBatchHook'),
     throughput=dict(type='ThroughputHook'),
 )
 custom_hooks = [
     dict(type='PlainCheckpointHook'),
-    dict(type='FiniteLossHook'),
-    dict(type='SkippedPicturesHook'),
+    dict(type='InvalidLossHook'),
+    dict(type='SkippedImagesHook'),
 ]
 
 env_cfg = dict(

@@ -3,7 +3,7 @@ _base_ = './default_runtime.py'
 
 custom_hooks = [
     dict(type='PlainCheckpointHook'),
-    dict(type='FiniteLossHook'),
-    dict(type='SkippedPicturesHook'),
+    dict(type='InvalidLossHook'),
+    dict(type='SkippedImagesHook'),
     dict(type='HeatStatisticsHook'),
 ]

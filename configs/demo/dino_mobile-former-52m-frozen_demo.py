@@ -1,5 +1,5 @@
 # The demo's detector: a small DINO on the frozen backbone of the pre-training. Of mmdet's DETR family it is the one
-# that learns from hundreds of pictures within minutes: proposals from every position, and denoising.
+# that learns from hundreds of images within minutes: proposals from every position, and denoising.
 _base_ = [
     '../_base_/schedules/detr_adamw_150e.py',
     '../_base_/detection_runtime.py',
@@ -115,7 +115,7 @@ val_dataloader = dict(
         ],
     ),
 )
-val_evaluator = dict(type='CocoBoxMetric', ann_file=data_root + 'annotations/val.json')
+val_evaluator = dict(type='CocoBBoxMetric', ann_file=data_root + 'annotations/val.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

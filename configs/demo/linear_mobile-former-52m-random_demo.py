@@ -4,7 +4,7 @@ _base_ = './linear_mobile-former-52m_demo.py'
 model = dict(backbone=dict(init_cfg=None))
 custom_hooks = [
     dict(type='PlainCheckpointHook'),
-    dict(type='FiniteLossHook'),
-    dict(type='SkippedPicturesHook'),
+    dict(type='InvalidLossHook'),
+    dict(type='SkippedImagesHook'),
     dict(type='CalibrateBNHook', num_samples=1024),
 ]

@@ -12,7 +12,7 @@ num_classes = 8
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 model = dict(data_preprocessor=dict(num_classes=num_classes), head=dict(num_classes=num_classes))
 
-load = dict(type='LoadPicture')
+load = dict(type='LoadImage')
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
@@ -20,7 +20,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FolderDataset',
+        type='ImageFolderDataset',
         data_root=data_root,
         data_prefix='train',
         pipeline=[
@@ -37,7 +37,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FolderDataset',
+        type='ImageFolderDataset',
         data_root=data_root,
         data_prefix='val',
         test_mode=True,

@@ -10,7 +10,7 @@ data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 # larger than the default's: what the demo learns in minutes was measured with it
 model = dict(img_size=img_size, head=dict(decoder=dict(embed_dims=192, depth=2, num_heads=6)))
 
-load = dict(type='LoadPicture')
+load = dict(type='LoadImage')
 pack = dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))
 train_dataloader = dict(
     batch_size=64,
@@ -19,7 +19,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FolderDataset',
+        type='ImageFolderDataset',
         data_root=data_root,
         data_prefix='train',
         with_label=False,
@@ -44,7 +44,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FolderDataset',
+        type='ImageFolderDataset',
         data_root=data_root,
         data_prefix='val',
         with_label=False,
@@ -63,7 +63,7 @@ val_cfg = dict()
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
@@ -76,8 +76,8 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 custom_hooks = [
     dict(type='PlainCheckpointHook'),
-    dict(type='FiniteLossHook', interval=10),
-    dict(type='SkippedPicturesHook'),
+    dict(type='InvalidLossHook', interval=10),
+    dict(type='SkippedImagesHook'),
     dict(type='HeatStatisticsHook'),
-    dict(type='ValidateFirstHook'),
+    dict(type='ValBeforeTrainHook'),
 ]

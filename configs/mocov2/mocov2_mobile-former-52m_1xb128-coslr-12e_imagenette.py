@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/mocov2_runtime.py',
 ]
 
-# A data set of ten thousand pictures wants a smaller queue and a faster key encoder.
+# A dataset of ten thousand images wants a smaller queue and a faster key encoder.
 model = dict(queue_len=4096, momentum=0.01)

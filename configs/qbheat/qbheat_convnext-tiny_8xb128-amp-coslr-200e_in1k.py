@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# Tiny's first three stages, the third at stride 16; the map, and not its average, is what gets normalised.
+# Tiny's first three stages, the third at stride 16; the map, and not its average, is what gets normalized.
 model = dict(
     backbone=dict(
         _delete_=True,

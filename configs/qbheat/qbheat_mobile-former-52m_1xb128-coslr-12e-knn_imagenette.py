@@ -3,12 +3,12 @@ _base_ = ['./qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py']
 
 data_root = '{{$DATA_ROOT:data/imagenette}}'
 pipeline = [
-    dict(type='LoadPicture', ignore_empty=False),
+    dict(type='LoadImage', ignore_empty=False),
     dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=128),
     dict(type='PackInputs'),
 ]
-dataset = dict(type='FolderDataset', data_root=data_root, test_mode=True, pipeline=pipeline)
+dataset = dict(type='ImageFolderDataset', data_root=data_root, test_mode=True, pipeline=pipeline)
 custom_hooks = [
     *_base_.custom_hooks,
     dict(

@@ -1,4 +1,4 @@
-# Pre-train on any folder of pictures, no annotation, no classes, on one GPU or none:
+# Pre-train on any folder of images, no annotation, no classes, on one GPU or none:
 #   DATA_ROOT=/my/photos python tools/train.py configs/qbheat/qbheat_mobile-former-52m_1xb64-coslr-100e_folder.py
 _base_ = [
     '../_base_/models/qbheat_mobile-former-52m.py',

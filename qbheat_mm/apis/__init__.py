@@ -1,3 +1,3 @@
-from .inferencer import QBHeatInferencer, list_pictures
+from .inferencer import QBHeatInferencer, list_images
 
-__all__ = ['QBHeatInferencer', 'list_pictures']
+__all__ = ['QBHeatInferencer', 'list_images']

@@ -16,13 +16,13 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor
 
 from ..checkpoint import load_pretrained
-from ..datasets.folder import EXTENSIONS
-from ..datasets.transforms import decode_picture
+from ..datasets.image_folder import EXTENSIONS
+from ..datasets.transforms import decode_image
 from ..models import QBHeat
 
 
 class QBHeatInferencer(BaseInferencer):
-    """Reconstruct pictures from one quarter, or extract features of whole ones.
+    """Reconstruct images from one quarter, or extract features of whole ones.
 
     >>> inferencer = QBHeatInferencer('configs/qbheat/...py', 'work_dirs/.../epoch_200.pth')
     >>> inferencer('photo.jpg')[0]['reconstruction']  # (H, W, 3), RGB
@@ -58,27 +58,27 @@ class QBHeatInferencer(BaseInferencer):
         Args:
             inputs: A path, a folder, an array as OpenCV reads it (H, W, 3 in BGR), or a list of them.
             visible: Which block stays visible, see ``QuarterMask``.
-            batch_size: Pictures at a time.
+            batch_size: Images at a time.
 
         Returns:
-            Per picture ``original``, ``visible`` (the rest grey) and ``reconstruction``, uint8 arrays (H, W, 3) in RGB
+            Per image ``original``, ``visible`` (the rest gray) and ``reconstruction``, uint8 arrays (H, W, 3) in RGB
             with H = W = the model's ``img_size``, and the metrics ``masked_loss`` and ``constant_loss``.
         """
-        batches = self.preprocess(list_pictures(inputs), batch_size, visible)
+        batches = self.preprocess(list_images(inputs), batch_size, visible)
         return [result for batch in batches for result in self.forward(batch)]
 
     @torch.no_grad()
     def extract_feat(self, inputs, batch_size: int = 8) -> list[tuple[Tensor, ...]]:
-        """Features of whole pictures: per picture what the backbone returns, without the batch dimension."""
+        """Features of whole images: per image what the backbone returns, without the batch dimension."""
         features = []
-        for data in self.preprocess(list_pictures(inputs), batch_size):
-            pictures = self.model.data_preprocessor(data, False)['inputs']
-            outs = self.model.extract_feat(pictures)
-            features.extend(tuple(out[i] for out in outs) for i in range(len(pictures)))
+        for data in self.preprocess(list_images(inputs), batch_size):
+            images = self.model.data_preprocessor(data, False)['inputs']
+            outs = self.model.extract_feat(images)
+            features.extend(tuple(out[i] for out in outs) for i in range(len(images)))
         return features
 
     def _inputs_to_list(self, inputs) -> list:
-        return list_pictures(inputs)
+        return list_images(inputs)
 
     def _init_pipeline(self, cfg: Config) -> Callable:
         size = self.model.img_size
@@ -90,7 +90,7 @@ class QBHeatInferencer(BaseInferencer):
         ]
 
     def preprocess(self, inputs: Sequence, batch_size: int = 1, visible: str = 'top_left'):
-        """Batches of pictures, resized and cut to the model's square, with the visible block chosen."""
+        """Batches of images, resized and cut to the model's square, with the visible block chosen."""
         steps = [dict(step, visible=visible) if step['type'] == 'QuarterMask' else step for step in self.pipeline]
         pipeline = Compose([_load, *(TRANSFORMS.build(step) for step in steps)])
         yield from map(default_collate, self._get_chunk_data(map(pipeline, inputs), batch_size))
@@ -103,14 +103,14 @@ class QBHeatInferencer(BaseInferencer):
         samples = model.predict(data['inputs'], data['data_samples'])
         pixels = model.to_pixels(data['inputs'])
         block, results = model.img_size // 2, []
-        for picture, sample in zip(pixels, samples):
+        for image, sample in zip(pixels, samples):
             top, left = (cell * model.stride for cell in sample.visible_origin)
-            visible = torch.full_like(picture, 128)
+            visible = torch.full_like(image, 128)
             area = (slice(None), slice(top, top + block), slice(left, left + block))
-            visible[area] = picture[area]
-            pictures = dict(original=picture, visible=visible, reconstruction=sample.reconstruction)
+            visible[area] = image[area]
+            images = dict(original=image, visible=visible, reconstruction=sample.reconstruction)
             results.append(
-                {name: _to_array(each) for name, each in pictures.items()}
+                {name: _to_array(each) for name, each in images.items()}
                 | dict(masked_loss=sample.masked_loss, constant_loss=sample.constant_loss)
             )
         return results
@@ -123,22 +123,22 @@ class QBHeatInferencer(BaseInferencer):
         return preds
 
 
-def list_pictures(inputs) -> list:
-    """A folder's pictures, in order and at any depth; a list as it is; anything else as a list of one.
+def list_images(inputs) -> list:
+    """A folder's images, in order and at any depth; a list as it is; anything else as a list of one.
 
     Raises:
-        FileNotFoundError: If there is no picture in the folder, or no such file.
+        FileNotFoundError: If there is no image in the folder, or no such file.
     """
     if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
         files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
         if not files:
-            raise FileNotFoundError(f'There is no picture in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
+            raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
         return files
-    pictures = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    for picture in pictures:
-        if isinstance(picture, (str, Path)) and not Path(picture).is_file():
-            raise FileNotFoundError(f'There is no picture "{picture}".')
-    return pictures
+    images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    for image in images:
+        if isinstance(image, (str, Path)) and not Path(image).is_file():
+            raise FileNotFoundError(f'There is no image "{image}".')
+    return images
 
 
 def _load(source: str | Path | np.ndarray) -> dict:
@@ -147,12 +147,12 @@ def _load(source: str | Path | np.ndarray) -> dict:
     else:
         path = str(source)
         try:
-            image = decode_picture(Path(path).read_bytes())
+            image = decode_image(Path(path).read_bytes())
         except Exception as error:
-            raise ValueError(f'The picture "{path}" cannot be read: {error}') from error
+            raise ValueError(f'The image "{path}" cannot be read: {error}') from error
     return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
 
-def _to_array(picture: Tensor) -> np.ndarray:
+def _to_array(image: Tensor) -> np.ndarray:
     """(3, H, W) of 0 to 255 -> (H, W, 3) in uint8."""
-    return picture.clamp(0, 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return image.clamp(0, 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -1,12 +1,12 @@
 from .feature_dataset import FeatureDataset
-from .folder import FolderDataset
-from .transforms import FastRandomResizedCrop, LoadPicture, LoadReducedRandomResizedCrop, QuarterMask
+from .image_folder import ImageFolderDataset
+from .transforms import LoadImage, LoadReducedRandomResizedCrop, QuarterMask, TorchRandomResizedCrop
 
 __all__ = [
-    'FastRandomResizedCrop',
     'FeatureDataset',
-    'FolderDataset',
-    'LoadPicture',
+    'ImageFolderDataset',
+    'LoadImage',
     'LoadReducedRandomResizedCrop',
     'QuarterMask',
+    'TorchRandomResizedCrop',
 ]

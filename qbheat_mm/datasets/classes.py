@@ -6,7 +6,7 @@ from mmengine.dataset import BaseDataset
 
 
 def check_classes(train: BaseDataset, val: BaseDataset, num_classes: int | None = None) -> None:
-    """Compare the classes of two data sets, and their number with the head's.
+    """Compare the classes of two datasets, and their number with the head's.
 
     Labels of class folders are places in the sorted list of folders: with one folder more or less on one side, the
     labels of the other shift and the accuracy is meaningless, without any error.

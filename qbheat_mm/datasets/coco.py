@@ -33,7 +33,7 @@ def load_coco(ann_file: str | Path) -> dict:
         content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise AnnotationError(
-            f'There is no annotation file at "{ann_file}". Set data_root and ann_file of the data set (the '
+            f'There is no annotation file at "{ann_file}". Set data_root and ann_file of the dataset (the '
             'environment variable DATA_ROOT, where the config reads it).'
         ) from error
     except (OSError, ValueError) as error:  # ValueError: bad JSON, with its position, or bad UTF-8
@@ -45,7 +45,7 @@ def load_coco(ann_file: str | Path) -> dict:
 
 
 def read_classes(ann_file: str | Path, only: str | Sequence[str] = 'all') -> tuple[str, ...]:
-    """The class names of a data set, for a config: everything else follows from them.
+    """The class names of a dataset, for a config: everything else follows from them.
 
     Args:
         ann_file: Annotations in COCO's format.
@@ -96,41 +96,41 @@ def parse_classes(text: str) -> list[str]:
     return names
 
 
-def find_pictures(folder: str | Path) -> dict[Path, Path]:
-    """The pictures below a folder, by their path in it without the ending, which annotations share.
+def find_images(folder: str | Path) -> dict[Path, Path]:
+    """The images below a folder, by their path in it without the ending, which annotations share.
 
     Raises:
         AnnotationError: If there is none, or two differ only in the ending.
     """
-    folder, pictures = Path(folder), {}
+    folder, images = Path(folder), {}
     for path in sorted(folder.rglob('*')):
         if path.suffix.lower() not in IMG_EXTENSIONS:
             continue
         key = path.relative_to(folder).with_suffix('')
-        if key in pictures:
-            raise AnnotationError(f'"{pictures[key]}" and "{path}" differ only in the ending; which is annotated?')
-        pictures[key] = path
-    if not pictures:
-        raise AnnotationError(f'There is no picture in "{folder}" (looked for {", ".join(IMG_EXTENSIONS)}).')
-    return pictures
+        if key in images:
+            raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the ending; which is annotated?')
+        images[key] = path
+    if not images:
+        raise AnnotationError(f'There is no image in "{folder}" (looked for {", ".join(IMG_EXTENSIONS)}).')
+    return images
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a picture as training reads it: turned upright, where EXIF says how.
+    """Width and height of a image as training reads it: turned upright, where EXIF says how.
 
     Raises:
-        AnnotationError: If it is no picture.
+        AnnotationError: If it is no image.
     """
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             return image.size[::-1] if turned else image.size
     except OSError as error:
-        raise AnnotationError(f'"{path}" is not a readable picture: {error}') from error
+        raise AnnotationError(f'"{path}" is not a readable image: {error}') from error
 
 
 class CocoWriter:
-    """Collects pictures and boxes, clips the boxes to their picture, and counts what happens.
+    """Collects images and boxes, clips the boxes to their image, and counts what happens.
 
     Args:
         classes: Names of the categories; their ids are 1, 2, ... in this order.
@@ -143,20 +143,20 @@ class CocoWriter:
             annotations=[],
             categories=[dict(id=i, name=name) for i, name in enumerate(self.classes, 1)],
         )
-        self.counts = Counter({name: 0 for name in ('pictures', 'boxes read', 'boxes clipped', 'boxes written')})
+        self.counts = Counter({name: 0 for name in ('images', 'boxes read', 'boxes clipped', 'boxes written')})
 
     def add_image(self, file_name: str, width: int, height: int) -> None:
-        """Add a picture; the boxes that follow are in it."""
-        self.counts['pictures'] += 1
+        """Add a image; the boxes that follow are in it."""
+        self.counts['images'] += 1
         image = dict(id=len(self.content['images']) + 1, file_name=file_name, width=width, height=height)
         self.content['images'].append(image)
 
     def add_box(self, name: str, box: Sequence[float], crowd: bool = False) -> None:
-        """Add a box to the last picture, unless nothing of it lies inside or its class is not wanted.
+        """Add a box to the last image, unless nothing of it lies inside or its class is not wanted.
 
         Args:
             name: The class.
-            box: Corners x1, y1, x2, y2 in pixels of the picture, whose own corners are 0, 0, width, height.
+            box: Corners x1, y1, x2, y2 in pixels of the image, whose own corners are 0, 0, width, height.
             crowd: Not a single object: neither to be found nor held against a detector.
         """
         self.counts['boxes read'] += 1
@@ -171,7 +171,7 @@ class CocoWriter:
         left, right = max(x1, 0), min(x2, image['width'])
         top, bottom = max(y1, 0), min(y2, image['height'])
         if right <= left or bottom <= top:
-            self.counts['boxes dropped, outside the picture'] += 1
+            self.counts['boxes dropped, outside the image'] += 1
             return
         self.counts['boxes clipped'] += max(left - x1, top - y1, x2 - right, y2 - bottom) > ROUNDING
         self.counts['boxes written'] += 1
@@ -195,7 +195,7 @@ class CocoWriter:
         """
         out = Path(out)
         annotated = {annotation['image_id'] for annotation in self.content['annotations']}
-        self.counts['pictures without boxes'] = len(self.content['images']) - len(annotated)
+        self.counts['images without boxes'] = len(self.content['images']) - len(annotated)
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = out.with_name(f'{out.name}.{os.getpid()}.tmp')
         unfinished.write_text(json.dumps(self.content), encoding='utf-8')

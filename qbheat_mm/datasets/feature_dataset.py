@@ -60,9 +60,9 @@ def write_features(
     Args:
         folder: Replaced where it exists.
         batches: Features (n, C, H, W) and labels (n,).
-        count: Pictures in all.
+        count: Images in all.
         key: What the features follow from.
-        metainfo: Of the data set, for example its classes.
+        metainfo: Of the dataset, for example its classes.
 
     Raises:
         OSError: If the disk is full, or will be.
@@ -124,5 +124,5 @@ def ensure_features(
         print_log(f'Features: taken from {folder}', logger='current')
         return
     why = 'there is no cache yet' if changed is None else f'the cache is stale, changed: {", ".join(changed)}'
-    print_log(f'Features: {count} pictures are encoded for {folder}, {why}', logger='current')
+    print_log(f'Features: {count} images are encoded for {folder}, {why}', logger='current')
     write_features(folder, batches, count, key, metainfo)

@@ -13,9 +13,9 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from ..checkpoint import guard_init_cfg
-from .resume import choose_checkpoint
+from ..checkpoint.resume import choose_checkpoint
 
-# SyncBatchNorm takes pictures and vectors, and so does what stands in for it.
+# SyncBatchNorm takes images and vectors, and so does what stands in for it.
 MODELS.register_module('BNXd', module=_BatchNormXd)
 
 
@@ -24,7 +24,7 @@ def notice(text: str) -> None:
     print_log(f'qbheat_mm: {text}', logger='current')
 
 
-def fit_to_machine(cfg: Config) -> None:
+def adapt_to_device(cfg: Config) -> None:
     """Make ``cfg`` run on this machine, with a line of notice for each change.
 
     Without a GPU mixed precision becomes float32 (mmengine's AmpOptimWrapper asserts a GPU) and SyncBatchNorm becomes

@@ -1,17 +1,17 @@
-from .backbones import FeatureInput, MobileFormer
-from .heads import MobileFormerClsHead, MultiRateHead, PixelDecoder, PixelHead, TransformerProbeHead
+from .backbones import IdentityBackbone, MobileFormer
+from .heads import LRSweepHead, MobileFormerClsHead, QBHeatDecoder, QBHeatPretrainHead, TransformerProbeHead
 from .necks import HeatNeck, Whitening
 from .selfsup import QBHeat
 
 __all__ = [
-    'FeatureInput',
     'HeatNeck',
+    'IdentityBackbone',
+    'LRSweepHead',
     'MobileFormer',
     'MobileFormerClsHead',
-    'MultiRateHead',
-    'PixelDecoder',
-    'PixelHead',
     'QBHeat',
+    'QBHeatDecoder',
+    'QBHeatPretrainHead',
     'TransformerProbeHead',
     'Whitening',
 ]

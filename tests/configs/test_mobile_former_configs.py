@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import ROOT, load_script
+from helpers.models import ROOT, load_script
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
@@ -83,13 +83,13 @@ def test_metafile_counts_flops_as_the_tool_does():
         assert get_flops.report(get_flops.build_model(cfg), (224, 224))['total'][1] == entry['Metadata']['FLOPs']
 
 
-def test_smallest_config_trains_on_pictures(tmp_path, monkeypatch):
+def test_smallest_config_trains_on_images(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for folder in ('one', 'two'):
         (tmp_path / 'train' / folder).mkdir(parents=True)
         for i in range(4):
-            picture = Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
-            picture.save(tmp_path / 'train' / folder / f'{i}.png')
+            image = Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+            image.save(tmp_path / 'train' / folder / f'{i}.png')
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     cfg = Config.fromfile(ROOT / 'configs/mobile_former/mobile-former-26m_8xb128-coslr-450e_in1k.py')
     cfg.work_dir = str(tmp_path / 'work')

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from coco_data import TINY_DETR
+from helpers.coco import TINY_DETR
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from qbheat_mm.datasets.check import Report, check_config
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
+from qbheat_mm.datasets.coco_validation import Report, check_config
 
 CUSTOM = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'coco_custom.py'
 MODEL = """
@@ -104,7 +104,7 @@ def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
             val_cfg={},
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
             default_hooks=dict(
-                check_dataset=dict(type='CheckDatasetHook'),
+                check_dataset=dict(type='DatasetCheckHook'),
                 checkpoint=dict(type='CheckpointHook', save_best='coco/bbox_mAP'),
             ),
             val_evaluator=dict(outfile_prefix=str(tmp_path / 'found')),
@@ -129,7 +129,7 @@ import importlib.util, sys
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *args: None if name.split('.')[0] == 'mmdet' else find_spec(name, *args)
 sys.modules['mmdet'] = None
-import qbheat_mm, qbheat_mm.evaluation, qbheat_mm.datasets.check
+import qbheat_mm, qbheat_mm.evaluation, qbheat_mm.datasets.coco_validation
 print('imported')
 """
 

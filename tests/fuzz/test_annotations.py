@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzzing import FUZZ
-from helpers import write_pictures
+from helpers.fuzzing import FUZZ
+from helpers.models import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 
-from qbheat_mm.datasets.check import check_coco
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
+from qbheat_mm.datasets.coco_validation import check_coco
 
 pytest.importorskip('mmdet')
 from mmdet.registry import DATASETS
@@ -82,15 +82,15 @@ def coco_files(draw) -> bytes:
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('pictures')
-    write_pictures(folder, 2)
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('images')
+    write_images(folder, 2)
     return folder
 
 
 @FUZZ
 @given(content=coco_files(), classes=st.sampled_from([None, ('cat', 'dog'), ('dog',), 'cat', ('cat', 'cat'), ()]))
-def test_coco_annotations_load_or_are_reported(pictures, content, classes):
+def test_coco_annotations_load_or_are_reported(images, content, classes):
     init_default_scope('mmdet')
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'annotations.json'
@@ -99,7 +99,7 @@ def test_coco_annotations_load_or_are_reported(pictures, content, classes):
             read_classes(path)
         except AnnotationError as error:
             assert 'annotations.json' in str(error)  # noqa: PT017
-        report = check_coco(path, pictures, classes)
+        report = check_coco(path, images, classes)
         assert all(text and len(text) < 5000 for text in report.errors)
         if report.errors:
             return
@@ -108,7 +108,7 @@ def test_coco_annotations_load_or_are_reported(pictures, content, classes):
             dict(
                 type='CocoDataset',
                 ann_file=str(path),
-                data_prefix=dict(img=str(pictures)),
+                data_prefix=dict(img=str(images)),
                 metainfo=metainfo,
                 filter_cfg=dict(filter_empty_gt=False, min_size=32),
                 pipeline=PIPELINE,
@@ -166,7 +166,7 @@ def changed_texts(draw, text: str) -> bytes:
     [('voc_to_coco', 'voc_to_coco', VOC, '.xml'), ('yolo_to_coco', 'yolo_to_coco', YOLO, '.txt')],
     ids=['voc', 'yolo'],
 )
-def test_other_formats_convert_to_what_loads_or_name_the_file(pictures, load_tool, tool, function, text, suffix):
+def test_other_formats_convert_to_what_loads_or_name_the_file(images, load_tool, tool, function, text, suffix):
     convert = getattr(load_tool(f'dataset_converters/{tool}.py'), function)
 
     @FUZZ
@@ -178,12 +178,12 @@ def test_other_formats_convert_to_what_loads_or_name_the_file(pictures, load_too
                 (folder / f'{i:03d}{suffix}').write_bytes(content)
             options = dict(annotations=folder) if suffix == '.xml' else dict(labels=folder, classes=['cat', 'dog'])
             try:
-                convert(pictures, folder / 'out.json', **options)
+                convert(images, folder / 'out.json', **options)
             except AnnotationError as error:
                 assert any(f'{i:03d}{suffix}' in str(error) for i in range(2)) or 'class' in str(error)  # noqa: PT017
                 assert not (folder / 'out.json').exists()
             else:
-                report = check_coco(folder / 'out.json', pictures)
+                report = check_coco(folder / 'out.json', images)
                 assert all(
                     'no annotation to train on' in each or 'thin' in each or 'name' in each for each in report.errors
                 ), report.errors

@@ -4,8 +4,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from fuzzing import FUZZ
-from helpers import qbheat_config, samples_at
+from helpers.fuzzing import FUZZ
+from helpers.models import qbheat_config, samples_at
 from hypothesis import given
 from hypothesis import strategies as st
 from mmpretrain.registry import MODELS, TRANSFORMS

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from helpers import ROOT, TINY_ARCH, build_qbheat, write_pictures
+from helpers.models import ROOT, TINY_ARCH, build_qbheat, write_images
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.registry import MODELS
 
-from qbheat_mm.evaluation.knn import extract_features
+from qbheat_mm.evaluation.functional.knn import extract_features
 
-BENCHMARKS = ROOT / 'configs/qbheat/benchmarks'
+BENCHMARKS = ROOT / 'configs/benchmarks'
 PROBES = ('linear', 'linear-sweep', 'tran-1', 'tran-4')
 
 
@@ -19,7 +19,7 @@ PROBES = ('linear', 'linear-sweep', 'tran-1', 'tran-4')
 def data(tmp_path, monkeypatch):
     for split, seed in (('train', 0), ('val', 9)):
         for i, name in enumerate(('cat', 'dog')):
-            write_pictures(tmp_path / split / name, 4, seed=seed + i)
+            write_images(tmp_path / split / name, 4, seed=seed + i)
     torch.save(dict(state_dict=build_qbheat().state_dict()), tmp_path / 'qbheat.pth')
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     monkeypatch.setenv('NUM_CLASSES', '2')
@@ -106,7 +106,7 @@ def test_a_head_of_another_number_of_classes_is_refused_before_training(data, mo
 
 
 def test_a_validation_class_that_training_lacks_is_refused_before_training(data):
-    write_pictures(data / 'val' / 'ant', 2)
+    write_images(data / 'val' / 'ant', 2)
     with pytest.raises(ValueError, match=r'do not have the same classes .*train lacks ant'):
         Runner.from_cfg(probe(data, 'linear')).train()
 

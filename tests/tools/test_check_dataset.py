@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def check(load_tool, monkeypatch, capsys):
-    main = load_tool('check_dataset.py').main
+    main = load_tool('misc/check_dataset.py').main
 
     def run(*args) -> tuple[int, str]:
         monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, args)])

@@ -3,19 +3,19 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers.models import ROOT
 
 NAMES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet')
 
 
 @pytest.fixture
 def tool(load_tool):
-    return load_tool('check_env.py')
+    return load_tool('misc/check_env.py')
 
 
 def run_tool(**env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'check_env.py')],
+        [sys.executable, str(ROOT / 'tools' / 'misc' / 'check_env.py')],
         env=dict(os.environ, CUDA_VISIBLE_DEVICES='-1', **env),
         capture_output=True,
         text=True,

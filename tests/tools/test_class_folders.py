@@ -1,8 +1,8 @@
 import pytest
-from helpers import write_pictures
+from helpers.models import write_images
 from PIL import Image
 
-from qbheat_mm.datasets import FolderDataset
+from qbheat_mm.datasets import ImageFolderDataset
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def imagenette(tmp_path):
     """The layout of Imagenette's archive."""
     for split, count in (('train', 3), ('val', 2)):
         for i, name in enumerate(('n01440764', 'n02102040')):
-            write_pictures(tmp_path / 'imagenette' / split / name, count, size=90, seed=i)
+            write_images(tmp_path / 'imagenette' / split / name, count, size=90, seed=i)
     (tmp_path / 'imagenette' / 'noisy_imagenette.csv').write_text('')
     return tmp_path / 'imagenette'
 
@@ -29,17 +29,17 @@ def test_an_imagenette_folder_is_shrunk_and_read_by_the_configs_dataset(imagenet
     assert tree(tmp_path / 'out' / 'train') == {'n01440764': 3, 'n02102040': 3}
     assert tree(tmp_path / 'out' / 'val') == {'n01440764': 2, 'n02102040': 2}
     for path in (tmp_path / 'out').rglob('*.jpg'):
-        with Image.open(path) as picture:
-            assert picture.size == (64, 64)
-    dataset = FolderDataset(data_root=str(tmp_path / 'out'), data_prefix='train')
+        with Image.open(path) as image:
+            assert image.size == (64, 64)
+    dataset = ImageFolderDataset(data_root=str(tmp_path / 'out'), data_prefix='train')
     assert dataset.metainfo['classes'] == ('n01440764', 'n02102040')
     assert 'NUM_CLASSES=2' in capsys.readouterr().out
 
 
 def test_a_tree_of_class_folders_is_split_without_overlap(tmp_path, tool):
-    write_pictures(tmp_path / 'pets' / 'cat' / 'home', 6, seed=0)
-    write_pictures(tmp_path / 'pets' / 'cat' / 'street', 6, seed=1)  # the same names
-    write_pictures(tmp_path / 'pets' / 'dog', 2, seed=2)
+    write_images(tmp_path / 'pets' / 'cat' / 'home', 6, seed=0)
+    write_images(tmp_path / 'pets' / 'cat' / 'street', 6, seed=1)  # the same names
+    write_images(tmp_path / 'pets' / 'dog', 2, seed=2)
     assert tool.convert(tmp_path / 'pets', tmp_path / 'out') == dict(train=10, val=4)
     assert tree(tmp_path / 'out' / 'val') == {'cat': 3, 'dog': 1}
     contents = [path.read_bytes() for path in (tmp_path / 'out').rglob('*.jpg')]
@@ -53,25 +53,25 @@ def refuse(tool, source, out, message, *options):
     assert not out.with_name(out.name + '.partial').exists()
 
 
-def test_a_class_folder_with_one_picture_is_refused(tmp_path, imagenette, tool):
-    write_pictures(tmp_path / 'pets' / 'cat', 3)
-    write_pictures(tmp_path / 'pets' / 'dog', 1)
-    refuse(tool, tmp_path / 'pets', tmp_path / 'out', r'fewer than 2 picture\(s\).*: dog \(1\)')
-    write_pictures(imagenette / 'train' / 'n03000684', 1)
-    refuse(tool, imagenette, tmp_path / 'out', r'train" with fewer than 2 picture\(s\).*: n03000684 \(1\)')
+def test_a_class_folder_with_one_image_is_refused(tmp_path, imagenette, tool):
+    write_images(tmp_path / 'pets' / 'cat', 3)
+    write_images(tmp_path / 'pets' / 'dog', 1)
+    refuse(tool, tmp_path / 'pets', tmp_path / 'out', r'fewer than 2 image\(s\).*: dog \(1\)')
+    write_images(imagenette / 'train' / 'n03000684', 1)
+    refuse(tool, imagenette, tmp_path / 'out', r'train" with fewer than 2 image\(s\).*: n03000684 \(1\)')
 
 
 @pytest.mark.parametrize(('one', 'lacking'), [('val', 'train'), ('train', 'val')])
 def test_a_class_that_one_side_lacks_is_refused(tmp_path, imagenette, tool, one, lacking):
-    write_pictures(imagenette / one / 'n03000684', 2)
+    write_images(imagenette / one / 'n03000684', 2)
     refuse(tool, imagenette, tmp_path / 'out', rf'{one}/ has classes that {lacking}/ lacks: n03000684')
 
 
 def test_other_folders_are_refused(tmp_path, imagenette, tool):
     refuse(tool, tmp_path / 'none', tmp_path / 'out', 'There is no folder')
-    write_pictures(tmp_path / 'flat', 2)
+    write_images(tmp_path / 'flat', 2)
     refuse(tool, tmp_path / 'flat', tmp_path / 'out', 'has no sub-folders')
-    (imagenette / 'val' / 'n02102040' / '001.jpg').write_text('no picture')
+    (imagenette / 'val' / 'n02102040' / '001.jpg').write_text('no image')
     refuse(tool, imagenette, tmp_path / 'out', r'val/n02102040/001\.jpg" cannot be read', '--size', '64')
     refuse(tool, imagenette, tmp_path / 'out', '--val-every 1 leaves nothing', '--val-every', '1')
     with pytest.raises(SystemExit, match='exists; name another folder'):

@@ -15,7 +15,7 @@ XML = """<annotation>
 </annotation>"""
 
 
-def save_picture(path: Path, width: int = 40, height: int = 30, **options) -> None:
+def save_image(path: Path, width: int = 40, height: int = 30, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path, **options)
 
@@ -45,12 +45,12 @@ def yolo(load_tool):
 
 def test_voc_boxes_counts_and_classes(voc, tmp_path):
     images, xmls, out = tmp_path / 'images', tmp_path / 'xml', tmp_path / 'out' / 'train.json'
-    save_picture(images / 'a.png')
-    save_picture(images / 'sub' / 'b.png')
-    save_picture(images / 'c.png')
+    save_image(images / 'a.png')
+    save_image(images / 'sub' / 'b.png')
+    save_image(images / 'c.png')
     write_xml(
         xmls / 'a.xml',
-        voc_object('dog', (1, 1, 40, 30))  # VOC's corners are pixels, from 1: the whole picture
+        voc_object('dog', (1, 1, 40, 30))  # VOC's corners are pixels, from 1: the whole image
         + voc_object('cat', (11, 6, 20, 10), difficult=1)
         + voc_object('cat', (-3, 5, 10, 50))  # clipped
         + voc_object('cat', (50, 5, 60, 10))  # outside
@@ -73,16 +73,16 @@ def test_voc_boxes_counts_and_classes(voc, tmp_path):
     assert [annotation['iscrowd'] for annotation in content['annotations']] == [0, 1, 0]
     assert [annotation['id'] for annotation in content['annotations']] == [1, 2, 3]
     assert counts == {
-        'pictures': 2,
+        'images': 2,
         'boxes read': 5,
         'boxes clipped': 1,
         'boxes written': 3,
-        'xml files dropped, no picture': 1,
+        'xml files dropped, no image': 1,
         'boxes marked difficult': 1,
-        'boxes dropped, outside the picture': 1,
+        'boxes dropped, outside the image': 1,
         'boxes dropped, empty': 1,
-        'pictures dropped, no xml': 1,
-        'pictures without boxes': 1,
+        'images dropped, no xml': 1,
+        'images without boxes': 1,
     }
     assert [path.name for path in out.parent.iterdir()] == ['train.json']  # no temporary file stays
 
@@ -90,7 +90,7 @@ def test_voc_boxes_counts_and_classes(voc, tmp_path):
 def test_voc_split_class_choice_and_root(voc, tmp_path):
     images, out, split = tmp_path / 'images' / 'train', tmp_path / 'train.json', tmp_path / 'train.txt'
     for name in 'abc':
-        save_picture(images / f'{name}.png')
+        save_image(images / f'{name}.png')
         write_xml(images / f'{name}.xml', voc_object('cat', (1, 1, 9, 9)) + voc_object('dog', (1, 1, 9, 9)))
     split.write_text('c\na  1\n')
 
@@ -119,7 +119,7 @@ def test_voc_split_class_choice_and_root(voc, tmp_path):
     ],
 )
 def test_voc_names_file_and_line(voc, tmp_path, objects, line, reason):
-    save_picture(tmp_path / 'a.png')
+    save_image(tmp_path / 'a.png')
     path = write_xml(tmp_path / 'a.xml', objects)
     with pytest.raises(AnnotationError, match=reason) as caught:
         voc(tmp_path, tmp_path / 'out.json')
@@ -127,8 +127,8 @@ def test_voc_names_file_and_line(voc, tmp_path, objects, line, reason):
     assert not (tmp_path / 'out.json').exists()
 
 
-def test_voc_refuses_the_size_of_another_picture(voc, tmp_path):
-    save_picture(tmp_path / 'a.png')
+def test_voc_refuses_the_size_of_another_image(voc, tmp_path):
+    save_image(tmp_path / 'a.png')
     write_xml(tmp_path / 'a.xml', voc_object('cat', (1, 1, 9, 9)), width=80, height=60)
     with pytest.raises(AnnotationError, match=r'a\.xml:3: .*40 x 30.*80 x 60'):
         voc(tmp_path, tmp_path / 'out.json')
@@ -136,8 +136,8 @@ def test_voc_refuses_the_size_of_another_picture(voc, tmp_path):
 
 def test_yolo_boxes_and_counts(yolo, tmp_path):
     images, labels, out = tmp_path / 'images' / 'train', tmp_path / 'labels' / 'train', tmp_path / 'train.json'
-    save_picture(images / 'a.png')
-    save_picture(images / 'b.png')
+    save_image(images / 'a.png')
+    save_image(images / 'b.png')
     labels.mkdir(parents=True)
     (labels / 'a.txt').write_text('1 0.5 0.5 1 1\n\n0 0 0.5 0.5 0.2\n0 0.5 0.5 0 0.1\n0 -0.5 0.5 0.5 0.5\n')
     (labels / 'lost.txt').write_text('')
@@ -149,15 +149,15 @@ def test_yolo_boxes_and_counts(yolo, tmp_path):
     assert [annotation['bbox'] for annotation in content['annotations']] == [[0, 0, 40, 30], [0, 12, 10, 6]]
     assert [annotation['category_id'] for annotation in content['annotations']] == [2, 1]
     assert counts == {
-        'pictures': 2,
+        'images': 2,
         'boxes read': 4,
         'boxes clipped': 1,
         'boxes written': 2,
-        'txt files dropped, no picture': 1,
+        'txt files dropped, no image': 1,
         'boxes dropped, empty': 1,
-        'boxes dropped, outside the picture': 1,
-        'pictures without a txt file': 1,
-        'pictures without boxes': 1,
+        'boxes dropped, outside the image': 1,
+        'images without a txt file': 1,
+        'images without boxes': 1,
     }
 
 
@@ -167,17 +167,17 @@ def test_yolo_boxes_and_counts(yolo, tmp_path):
     + [('0 20 15 8 8', 'pixels'), ('0 0.5 0.5 -0.1 0.1', 'fractions'), ('0 nan 0.5 0.1 0.1', 'fractions')],
 )
 def test_yolo_names_file_and_line(yolo, tmp_path, line, reason):
-    save_picture(tmp_path / 'a.png')
+    save_image(tmp_path / 'a.png')
     (tmp_path / 'a.txt').write_text(f'0 0.5 0.5 0.1 0.1\n{line}\n')
     with pytest.raises(AnnotationError, match=reason) as caught:
         yolo(tmp_path, tmp_path / 'out.json', ['cat', 'dog'])
     assert str(caught.value).startswith(f'{tmp_path / "a.txt"}:2: ')
 
 
-def test_pictures_count_as_training_reads_them(yolo, tmp_path):
+def test_images_count_as_training_reads_them(yolo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
-    save_picture(tmp_path / 'a.jpg', exif=exif)
+    save_image(tmp_path / 'a.jpg', exif=exif)
     (tmp_path / 'a.txt').write_text('0 0.5 0.5 1 1\n')
     yolo(tmp_path, tmp_path / 'out.json', ['cat'])
     image = json.loads((tmp_path / 'out.json').read_text())['images'][0]
@@ -185,18 +185,18 @@ def test_pictures_count_as_training_reads_them(yolo, tmp_path):
 
 
 def test_nothing_to_convert_is_an_error(voc, yolo, tmp_path):
-    with pytest.raises(AnnotationError, match='no picture'):
+    with pytest.raises(AnnotationError, match='no image'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'])
-    save_picture(tmp_path / 'a.png')
+    save_image(tmp_path / 'a.png')
     with pytest.raises(AnnotationError, match='xml'):
         voc(tmp_path, tmp_path / 'out.json')
     with pytest.raises(AnnotationError, match='txt'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'])
-    save_picture(tmp_path / 'a.jpg')
+    save_image(tmp_path / 'a.jpg')
     with pytest.raises(AnnotationError, match='differ only in the ending'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'])
     (tmp_path / 'a.jpg').unlink()
-    (tmp_path / 'a.png').write_bytes(b'no picture')
+    (tmp_path / 'a.png').write_bytes(b'no image')
     with pytest.raises(AnnotationError, match=r'a\.png'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'], labels=write_xml(tmp_path / 'x' / 'a.txt', '').parent)
 
@@ -213,7 +213,7 @@ def test_class_names_of_a_command_line(tmp_path):
 
 @pytest.mark.parametrize('tool', ['voc_to_coco.py', 'yolo_to_coco.py'])
 def test_command_line(load_tool, tool, tmp_path, monkeypatch, capsys):
-    save_picture(tmp_path / 'a.png')
+    save_image(tmp_path / 'a.png')
     write_xml(tmp_path / 'a.xml', voc_object('cat', (1, 1, 20, 15)))
     (tmp_path / 'a.txt').write_text('0 0.25 0.25 0.5 0.5\n')
     out = tmp_path / 'out.json'

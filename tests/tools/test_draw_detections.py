@@ -4,7 +4,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from coco_data import TINY_DETR
+from helpers.coco import TINY_DETR
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -32,7 +32,7 @@ test_dataloader = dict(dataset=dict(
 
 @pytest.fixture
 def draw(load_tool, make_coco, tmp_path, monkeypatch):
-    """Run the tool on a tiny DETR; returns the halves of the first picture and the truth of it."""
+    """Run the tool on a tiny DETR; returns the halves of the first image and the truth of it."""
     _, _, content = make_coco('val', num_images=5, size=(192, 128))
     config = tmp_path / 'config.py'
     config.write_text(CONFIG.format(root=tmp_path, model=TINY_DETR))
@@ -48,9 +48,9 @@ def draw(load_tool, make_coco, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, 'argv', command)
         main()
         files = sorted(out.iterdir())
-        picture = mmcv.imread(str(files[0])).astype(int)
-        half = picture.shape[1] // 2
-        return files, picture[:, :half], picture[:, half:], content
+        image = mmcv.imread(str(files[0])).astype(int)
+        half = image.shape[1] // 2
+        return files, image[:, :half], image[:, half:], content
 
     return run
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import load_script
+from helpers.models import load_script
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn

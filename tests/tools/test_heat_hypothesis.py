@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import load_script
+from helpers.models import load_script
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from PIL import Image
@@ -24,8 +24,8 @@ model = dict(type='QBHeat', backbone=dict(type='MobileFormer', arch={ARCH}))
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """30 smooth pictures in a tree."""
-    root = tmp_path_factory.mktemp('pictures')
+    """30 smooth images in a tree."""
+    root = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
     for i in range(30):
         path = root / f'group{i % 3}' / f'{i}{(".png", ".jpg", ".webp")[i % 3]}'
@@ -65,28 +65,28 @@ def checkpoint(backbone, tmp_path):
 
 def _batches(config, folder, size=64, count=30):
     preprocessor = tool.build_preprocessor(config)
-    return [tool.Batches(half, preprocessor, batch_size=8) for half in tool.split_pictures(folder, size, count)]
+    return [tool.Batches(half, preprocessor, batch_size=8) for half in tool.split_images(folder, size, count)]
 
 
 def _noise(count, seed, channels=6, side=8):
     return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 def test_halves_are_disjoint_and_follow_from_the_seed(folder):
-    fit, held_out = tool.split_pictures(folder, 64, 21, seed=3)
+    fit, held_out = tool.split_images(folder, 64, 21, seed=3)
     assert (len(fit), len(held_out)) == (10, 11)
     assert not set(fit.paths) & set(held_out.paths)
-    assert tool.split_pictures(folder, 64, 21, seed=3)[0].paths == fit.paths
-    assert tool.split_pictures(folder, 64, 21, seed=4)[0].paths != fit.paths
-    fit, held_out = tool.split_pictures(folder, 64, 1000)
+    assert tool.split_images(folder, 64, 21, seed=3)[0].paths == fit.paths
+    assert tool.split_images(folder, 64, 21, seed=4)[0].paths != fit.paths
+    fit, held_out = tool.split_images(folder, 64, 1000)
     assert len({*fit.paths, *held_out.paths}) == 30
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])
-def test_pictures_arrive_as_the_model_is_used_to(tmp_path, to_rgb):
+def test_images_arrive_as_the_model_is_used_to(tmp_path, to_rgb):
     red = np.zeros((40, 80, 3), dtype=np.uint8)
     red[..., 0] = 200
     for i in range(4):
@@ -107,17 +107,17 @@ def test_the_models_own_preprocessor_comes_first():
     assert preprocessor.mean.flatten().tolist() == [2, 2, 2]
 
 
-def test_unreadable_folders_and_pictures_are_named(tmp_path):
+def test_unreadable_folders_and_images_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere.*--data'):
-        tool.split_pictures(tmp_path / 'nowhere', 64, 10)
+        tool.split_images(tmp_path / 'nowhere', 64, 10)
     with pytest.raises(FileNotFoundError, match='--data'):
-        tool.split_pictures('', 64, 10)
-    with pytest.raises(ValueError, match='0 pictures from'):
-        tool.split_pictures(tmp_path, 64, 10)
+        tool.split_images('', 64, 10)
+    with pytest.raises(ValueError, match='0 images from'):
+        tool.split_images(tmp_path, 64, 10)
     for i in range(4):
-        (tmp_path / f'{i}.jpg').write_bytes(b'not a picture')
-    with pytest.raises(ValueError, match=r'\d\.jpg" is not a picture'):
-        tool.split_pictures(tmp_path, 64, 10)[0][0]
+        (tmp_path / f'{i}.jpg').write_bytes(b'not a image')
+    with pytest.raises(ValueError, match=r'\d\.jpg" is not a image'):
+        tool.split_images(tmp_path, 64, 10)[0][0]
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -168,18 +168,18 @@ def test_calibration_makes_batch_norms_normalise(config, folder):
 
 
 def test_extract_takes_the_spatial_outputs(config, backbone):
-    pictures = [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 64, 64)]
+    images = [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 64, 64)]
     config.model.backbone |= dict(out_indices=(0, 1), out_tokens=True)
     several = MODELS.build(config.model.backbone).eval()
     several.load_state_dict(backbone.state_dict())
-    last, first = (tool.extract(several, pictures, level) for level in (-1, 0))
+    last, first = (tool.extract(several, images, level) for level in (-1, 0))
     assert [tuple(batch.shape) for batch in last] == [(2, 12, 8, 8), (1, 12, 8, 8)]
     assert [tuple(batch.shape) for batch in first] == [(2, 8, 16, 16), (1, 8, 16, 16)]
-    torch.testing.assert_close(last[0], backbone.eval()(pictures[0])[0])
+    torch.testing.assert_close(last[0], backbone.eval()(images[0])[0])
     with pytest.raises(ValueError, match=r'MobileFormer gives 2 feature maps.*level=2.*--level'):
-        tool.extract(several, pictures, 2)
+        tool.extract(several, images, 2)
     with pytest.raises(ValueError, match='Sequential gives 0 feature maps'):
-        tool.extract(nn.Sequential(nn.Flatten()), pictures)
+        tool.extract(nn.Sequential(nn.Flatten()), images)
 
 
 def test_shuffling_keeps_cells_and_loses_places():
@@ -188,11 +188,11 @@ def test_shuffling_keeps_cells_and_loses_places():
     for before, after in zip(features, shuffled, strict=True):
         assert after.shape == before.shape
         assert not torch.equal(after, before)
-        for a, b in zip(before.flatten(2), after.flatten(2), strict=True):  # one picture, (C, HW)
+        for a, b in zip(before.flatten(2), after.flatten(2), strict=True):  # one image, (C, HW)
             order = a[0].argsort()[b[0].argsort().argsort()]
             assert torch.equal(a[:, order], b)  # whole cells moved
     (batch,) = tool.shuffle_positions([torch.arange(16.0).view(1, 1, 4, 4).expand(2, -1, -1, -1)])
-    assert not torch.equal(*batch)  # each picture in its own order
+    assert not torch.equal(*batch)  # each image in its own order
     assert torch.equal(tool.shuffle_positions(features)[1], shuffled[1])
 
 
@@ -265,10 +265,10 @@ def test_eigenvalues_are_those_of_a_rotation():
     assert described['commutator'] > 0.1
 
 
-def test_examine_compares_on_the_same_pictures(config, checkpoint, folder):
+def test_examine_compares_on_the_same_images(config, checkpoint, folder):
     report = tool.examine(config, checkpoint, *_batches(config, folder))
     assert (report['channels'], report['map'], report['stride'], report['quarter']) == (12, [8, 8], 8, 4)
-    assert report['pictures'] == dict(fit=15, held_out=15, size=64)
+    assert report['images'] == dict(fit=15, held_out=15, size=64)
     assert list(report['r2']) == list(tool.SOURCES)
     assert report['r2']['trained'] != report['r2']['random']
     ranks = {name: measured['effective_rank'] for name, measured in report['r2'].items()}
@@ -299,15 +299,15 @@ def test_examine_takes_backbones_of_mmpretrain(config, folder, tmp_path):
         tool.examine(config, tmp_path / 'vit.pth', *_batches(config, folder))
 
 
-def test_command_names_a_broken_picture(config, checkpoint, folder, tmp_path):
+def test_command_names_a_broken_image(config, checkpoint, folder, tmp_path):
     for i in range(4):
-        (tmp_path / f'{i}.jpg').write_bytes(b'not a picture')
+        (tmp_path / f'{i}.jpg').write_bytes(b'not a image')
     with pytest.raises(SystemExit) as error:
         tool.main(
             [config.filename, str(checkpoint), '--data', str(tmp_path), '--num-workers', '1', '--device', 'cpu']
             + ['--out', str(tmp_path)]
         )
-    assert '.jpg" is not a picture' in str(error.value)
+    assert '.jpg" is not a image' in str(error.value)
     assert '\n' not in str(error.value)
 
 
@@ -337,9 +337,9 @@ def test_command_writes_json_and_figure(config, backbone, checkpoint, folder, tm
     assert 'Caution' not in printed
 
 
-def test_command_warns_of_too_few_pictures(config, checkpoint, folder, tmp_path, capsys):
+def test_command_warns_of_too_few_images(config, checkpoint, folder, tmp_path, capsys):
     arguments = [config.filename, str(checkpoint), '--data', str(folder), '--out', str(tmp_path), '--size', '64']
-    tool.main([*arguments, '--num-pictures', '4', '--num-workers', '0', '--device', 'cpu'])
+    tool.main([*arguments, '--num-images', '4', '--num-workers', '0', '--device', 'cpu'])
     assert 'Caution: Only 64 pairs' in capsys.readouterr().out
 
 
@@ -357,8 +357,8 @@ def test_figure_survives_extreme_numbers(config, checkpoint, folder, tmp_path):
     ('change', 'message'),
     [
         (['--data', 'nowhere'], 'There is no folder "nowhere"'),
-        (['--data', ''], 'Name a folder of pictures with --data'),
-        (['--num-pictures', '3'], '3 pictures from'),
+        (['--data', ''], 'Name a folder of images with --data'),
+        (['--num-images', '3'], '3 images from'),
         (['--size', '72'], 'no whole quarters'),
         (['--level', '5'], 'level=5'),
     ],

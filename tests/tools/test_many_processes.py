@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PIPELINE, ROOT, TINY_ARCH, qbheat_config, write_pictures
+from helpers.models import PIPELINE, ROOT, TINY_ARCH, qbheat_config, write_images
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
 
@@ -17,7 +17,7 @@ custom_imports = dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=Fa
 custom_hooks = [*_base_.custom_hooks, dict(type='Recorder')]
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='FolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))
+    dataset=dict(type='ImageFolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 model = {model}
@@ -69,7 +69,7 @@ SCONTROL = """#!/usr/bin/env bash
 
 def write_project(folder: Path, model: dict, with_label: bool = False) -> None:
     for i in range(2):
-        write_pictures(folder / 'photos' / f'class{i}', 4, seed=i, suffix='.png')
+        write_images(folder / 'photos' / f'class{i}', 4, seed=i, suffix='.png')
     (folder / 'config.py').write_text(CONFIG.format(root=ROOT, model=model, with_label=with_label, pipeline=PIPELINE))
     (folder / 'recorder.py').write_text(RECORDER)
 
@@ -116,7 +116,7 @@ def two_and_one(tmp_path_factory):
 
 
 def test_two_processes_train_as_one_with_the_same_global_batch(two_and_one):
-    """With BatchNorm in eval mode; pictures, crops and quarters are the same without further ado."""
+    """With BatchNorm in eval mode; images, crops and quarters are the same without further ado."""
     for two, (one,) in zip(*two_and_one):
         assert sorted(sample for each in two for sample in each['samples']) == sorted(one['samples'])
         assert torch.stack([each['loss'] for each in two]).mean().item() == pytest.approx(one['loss'].item(), abs=1e-5)
@@ -127,7 +127,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(two_and_one):
                 torch.testing.assert_close(each['grads'][name], grad, rtol=0, atol=1e-5, msg=name)
 
 
-def test_each_process_draws_its_own_pictures_and_quarters(two_and_one):
+def test_each_process_draws_its_own_images_and_quarters(two_and_one):
     first, second = (
         [sample for iteration in two_and_one[0] for sample in iteration[rank]['samples']] for rank in (0, 1)
     )
@@ -137,7 +137,7 @@ def test_each_process_draws_its_own_pictures_and_quarters(two_and_one):
 
 
 def test_slurm_starts_two_processes_and_sync_bn_becomes_bn(tmp_path):
-    """Pictures and, in the neck, vectors are normalised."""
+    """Images and, in the neck, vectors are normalized."""
     model = dict(
         type='ImageClassifier',
         data_preprocessor=dict(type='ClsDataPreprocessor', mean=[128] * 3, std=[64] * 3),
@@ -166,7 +166,7 @@ def test_slurm_starts_two_processes_and_sync_bn_becomes_bn(tmp_path):
     for part in ('-p gpus', '--job-name=a-name', '--gres=gpu:2', '--ntasks=2', '--exclusive --time=1'):
         assert part in asked
     assert 'SyncBatchNorm needs GPUs; using BatchNorm' in output
-    assert 'Effective batch: 2 process(es) x 2 pictures' in output
+    assert 'Effective batch: 2 process(es) x 2 images' in output
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
     first, second = records(tmp_path / 'run', 2)[0]
     assert first['grads'].keys() == second['grads'].keys()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import load_script
+from helpers.models import load_script
 
 from qbheat_mm.models import MobileFormer
 

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, load_script
+from helpers.models import ROOT, load_script
 from mmpretrain.registry import MODELS
 
 import qbheat_mm  # noqa: F401
@@ -110,7 +110,7 @@ def test_converted_file_loads_strictly_however_the_weights_are_wrapped(size, wra
 def test_layouts_of_all_sizes_are_distinct():
     for size in converter.CLASSIFIER_WIDTHS:
         state_dict = {key: torch.empty(shape, device='meta') for key, (_, shape) in converter.layout(size).items()}
-        assert converter.recognise_size(state_dict) == size
+        assert converter.recognize_size(state_dict) == size
 
 
 def test_other_classes_are_fine():

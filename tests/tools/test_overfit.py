@@ -1,4 +1,4 @@
-"""A detector learns eight pictures by heart: minutes of training, so on request only."""
+"""A detector learns eight images by heart: minutes of training, so on request only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers.models import ROOT, load_script
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
@@ -26,18 +26,18 @@ PIPELINE = [
 ]
 
 
-def write_random_backbone(cfg: Config, images: Path, out: Path) -> None:
-    """Random weights with the BatchNorm statistics of the pictures: otherwise all features are nearly the same."""
+def write_random_backbone(cfg: Config, image_dir: Path, out: Path) -> None:
+    """Random weights with the BatchNorm statistics of the images: otherwise all features are nearly the same."""
     torch.manual_seed(0)
     backbone = MODELS.build(dict(cfg.model.backbone, init_cfg=None, frozen_stages=-1))
     backbone.init_weights()
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average
-    pictures = [torch.from_numpy(mmcv.imread(path)).permute(2, 0, 1) for path in sorted(images.iterdir())]
+    images = [torch.from_numpy(mmcv.imread(path)).permute(2, 0, 1) for path in sorted(image_dir.iterdir())]
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     with torch.no_grad():
-        backbone.train()(preprocessor(dict(inputs=pictures, data_samples=[]))['inputs'])
+        backbone.train()(preprocessor(dict(inputs=images, data_samples=[]))['inputs'])
     torch.save({f'backbone.{key}': value for key, value in backbone.state_dict().items()}, out)
 
 
@@ -88,11 +88,11 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(ITERATIONS < 100, reason='minutes of training; QBHEAT_OVERFIT=300 (iterations) asks for it')
 @pytest.mark.parametrize('schedule', ['conditional-detr,8xb2-50e', 'detr,8xb2-150e'])
-def test_eight_pictures_are_learned_by_heart(schedule, load_tool, tmp_path):
+def test_eight_images_are_learned_by_heart(schedule, tmp_path):
     pytest.importorskip('skimage')
     detector, schedule = schedule.split(',')
     data, backbone = tmp_path / 'data', tmp_path / 'backbone.pth'
-    converter = load_tool('dataset_converters/skimage_to_demo.py')
+    converter = load_script('demo/make_data.py')
     converter.write_detection(data, dict(train=8), size=160, rng=np.random.default_rng(0))
     cfg = Config.fromfile(ROOT / f'configs/detection/{detector}_mobile-former-285m-frozen_{schedule}_coco.py')
     DefaultScope._instance_dict.clear()

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-TINY = ['--arch=26m', '--size=64', '--batch-size=4', '--rounds=1', '--steps=1', '--warmup=1', '--pictures=4']
+TINY = ['--arch=26m', '--size=64', '--batch-size=4', '--rounds=1', '--steps=1', '--warmup=1', '--images=4']
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def test_everything_is_measured_and_written(tool, tmp_path, capsys):
     assert set(figures['ratios']) == set(tool.TARGETS) - {'qbheat : supervised, peak memory'}
     for method, parts in figures['parts_s'].items():
         assert set(parts) == set(tool.PARTS)
-        assert min(parts[part] for part in ('data', 'encoder', 'decoder', 'backward', 'optimiser')) > 0
+        assert min(parts[part] for part in ('data', 'encoder', 'decoder', 'backward', 'optimizer')) > 0
         assert (parts['neck'] > 0) == (method in ('qbheat', 'mocov2'))
     assert figure.stat().st_size > 10_000
     text = capsys.readouterr().out
@@ -68,8 +68,8 @@ def test_methods_share_backbone_stride_and_batch(tool):
 
 
 def test_pipelines_crop_to_the_size_that_is_asked_for(tool):
-    steps = [dict(type='MultiView', transforms=[[dict(type='FastRandomResizedCrop', scale=224)]])]
-    assert tool.resized(steps, 64)[0]['transforms'] == [[dict(type='FastRandomResizedCrop', scale=64)]]
+    steps = [dict(type='MultiView', transforms=[[dict(type='TorchRandomResizedCrop', scale=224)]])]
+    assert tool.resized(steps, 64)[0]['transforms'] == [[dict(type='TorchRandomResizedCrop', scale=64)]]
     assert tool.resized([dict(type='QuarterMask', input_size=224)], 64) == [dict(type='QuarterMask', input_size=64)]
 
 

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers.models import ROOT
 
 
 def set_up(venv, requirements, **env):
     return subprocess.run(
-        ['bash', str(ROOT / 'tools/setup_env.sh'), str(venv), str(requirements)],
+        ['bash', str(ROOT / 'tools/misc/setup_env.sh'), str(venv), str(requirements)],
         cwd=ROOT,
         env=dict(os.environ, PYTHON=sys.executable) | env,
         capture_output=True,

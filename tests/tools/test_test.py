@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_data import TINY_DETR
-from helpers import ROOT
+from helpers.coco import TINY_DETR
+from helpers.models import ROOT
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from qbheat_mm.evaluation.coco_box_metric import FIGURES
+from qbheat_mm.evaluation.metrics.coco_bbox import FIGURES
 
 pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
@@ -81,11 +81,11 @@ def test_the_place_of_the_detections_can_be_chosen(project):
 
 def test_only_our_metric_without_a_place_is_given_one(load_tool):
     tool = load_tool('test.py')
-    metrics = [dict(type='CocoBoxMetric'), dict(type='CocoBoxMetric', outfile_prefix='mine'), dict(type='Accuracy')]
+    metrics = [dict(type='CocoBBoxMetric'), dict(type='CocoBBoxMetric', outfile_prefix='mine'), dict(type='Accuracy')]
     cfg = Config(dict(work_dir='run', test_evaluator=metrics))
     tool.keep_detections(cfg)
     assert [metric.get('outfile_prefix') for metric in cfg.test_evaluator] == ['run/detections', 'mine', None]
-    for evaluator in (None, dict(type='CocoBoxMetric')):
+    for evaluator in (None, dict(type='CocoBBoxMetric')):
         cfg = Config(dict(work_dir='run', test_evaluator=evaluator))
         tool.keep_detections(cfg)
     assert cfg.test_evaluator.outfile_prefix == 'run/detections'

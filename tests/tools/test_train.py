@@ -8,14 +8,14 @@ import time
 
 import pytest
 import torch
-from helpers import PIPELINE, ROOT, qbheat_config, write_pictures
+from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
 
 CONFIG = """
 _base_ = ['{root}/configs/_base_/default_runtime.py']
 model = {model}
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='FolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
+    dataset=dict(type='ImageFolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
 optim_wrapper = dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
 default_hooks = dict(logger=dict(interval=1))
@@ -24,8 +24,8 @@ default_hooks = dict(logger=dict(interval=1))
 
 @pytest.fixture
 def project(tmp_path):
-    """A user's own config in a folder of its own, and pictures."""
-    write_pictures(tmp_path / 'photos', 8)
+    """A user's own config in a folder of its own, and images."""
+    write_images(tmp_path / 'photos', 8)
     (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=qbheat_config(), pipeline=PIPELINE))
     return tmp_path
 
@@ -92,10 +92,10 @@ def test_a_missing_folder_ends_with_its_name(project):
     process = train(project, '--cfg-options', 'train_dataloader.dataset.data_root=/no/such/folder')
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert 'There is no folder "/no/such/folder" to take pictures from' in output.strip().splitlines()[-1]
+    assert 'There is no folder "/no/such/folder" to take images from' in output.strip().splitlines()[-1]
 
 
-def test_fewer_pictures_than_a_batch_are_refused_with_both_numbers(project):
+def test_fewer_images_than_a_batch_are_refused_with_both_numbers(project):
     options = ('batch_size=16', 'drop_last=True', 'num_workers=0', 'persistent_workers=True')  # the last goes along
     process = train(project, '--cfg-options', *(f'train_dataloader.{option}' for option in options))
     output, _ = process.communicate(timeout=300)

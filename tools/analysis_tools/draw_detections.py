@@ -1,4 +1,4 @@
-"""Draw what a checkpoint detects on pictures of a config's test set: the truth on the left, detections on the right."""
+"""Draw what a checkpoint detects on images of a config's test set: the truth on the left, detections on the right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmengine.utils import track_iter_progress
 
 
 def read_truth(dataset, index: int) -> InstanceData:
-    """Boxes (N, 4), corners in pixels of the picture itself, and labels (N,), whatever the pipeline does to them."""
+    """Boxes (N, 4), corners in pixels of the image itself, and labels (N,), whatever the pipeline does to them."""
     instances = dataset.get_data_info(index)['instances']
     return InstanceData(
         bboxes=torch.tensor([instance['bbox'] for instance in instances], dtype=torch.float32).reshape(-1, 4),
@@ -34,12 +34,12 @@ def read_truth(dataset, index: int) -> InstanceData:
 def draw_detections(
     cfg: Config, checkpoint: str | Path, out: str | Path, count: int = 20, score_thr: float = 0.3
 ) -> list[Path]:
-    """Draw pictures spread evenly over the test set.
+    """Draw images spread evenly over the test set.
 
     Args:
         cfg: A detection config.
         checkpoint: The detector's weights; every key must fit.
-        out: Folder for the pictures.
+        out: Folder for the images.
         count: How many.
         score_thr: Detections scored lower are left out.
 
@@ -63,8 +63,8 @@ def draw_detections(
         sample = model.test_step(pseudo_collate([dataset[index]]))[0]
         sample.gt_instances = read_truth(dataset, index)
         files.append(Path(out) / f'{Path(sample.img_path).stem}_{sample.img_id}.jpg')
-        picture = mmcv.imread(sample.img_path, channel_order='rgb')
-        visualizer.add_datasample('', picture, sample, out_file=str(files[-1]), pred_score_thr=score_thr)
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        visualizer.add_datasample('', image, sample, out_file=str(files[-1]), pred_score_thr=score_thr)
     return files
 
 
@@ -74,8 +74,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='a detection config')
     parser.add_argument('checkpoint', help="the detector's weights")
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
-    parser.add_argument('--count', type=int, default=20, help='how many pictures, spread evenly over the test set')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the images')
+    parser.add_argument('--count', type=int, default=20, help='how many images, spread evenly over the test set')
     parser.add_argument('--score-thr', type=float, default=0.3, help='leave out detections scored lower')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     return parser.parse_args()
@@ -88,7 +88,7 @@ def main() -> None:
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     files = draw_detections(cfg, guard(args.checkpoint, args.trust_checkpoint), args.out, args.count, args.score_thr)
-    print(f'{len(files)} pictures in {args.out}')
+    print(f'{len(files)} images in {args.out}')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
     python tools/analysis_tools/get_flops.py CONFIG --shape 800 1216 --cfg-options model.backbone.arch=52m
 
 One multiply-add counts as one FLOP; norms are counted, element-wise operations are not, as fvcore does. Detectors
-are counted to the outputs of their head, self-supervised models in their encoder, on a whole picture.
+are counted to the outputs of their head, self-supervised models in their encoder, on a whole image.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def build_model(cfg: Config) -> BaseModel:
 
 
 def count_flops(model: BaseModel, shape: tuple[int, int]) -> FlopAnalyzer:
-    """Trace the model's ``tensor`` mode on one picture of (height, width)."""
+    """Trace the model's ``tensor`` mode on one image of (height, width)."""
     sample = BaseDataElement(
         metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1, 1))
     )

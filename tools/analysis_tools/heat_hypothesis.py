@@ -2,14 +2,14 @@
 
     python tools/analysis_tools/heat_hypothesis.py CONFIG CHECKPOINT --data FOLDER
 
-Linear maps are fitted on one half of the pictures and judged by R^2 on the other half: they predict the features one
+Linear maps are fitted on one half of the images and judged by R^2 on the other half: they predict the features one
 cell and one quarter of the map away, and the horizontal derivative from the vertical one. A high R^2 alone says
-little: it rises when features are merely smooth, or have collapsed. So the same is measured on the same pictures
+little: it rises when features are merely smooth, or have collapsed. So the same is measured on the same images
 for the architecture with random weights (what overlapping receptive fields give for free) and for the trained
-features with their positions shuffled within each picture (what knowing the picture gives), and beside R^2 stand that
+features with their positions shuffled within each image (what knowing the image gives), and beside R^2 stand that
 of copying z(x), the number of channels and the effective rank.
 
-Features are those of whole pictures, as the backbone gives them. Writes heat_hypothesis.json and heat_hypothesis.png.
+Features are those of whole images, as the backbone gives them. Writes heat_hypothesis.json and heat_hypothesis.png.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from matplotlib import pyplot as plt
 SOURCES = {
     'trained': 'trained',
     'random': 'random weights: what the architecture gives for free',
-    'shuffled': 'trained, positions shuffled within each picture: what knowing the picture gives',
+    'shuffled': 'trained, positions shuffled within each image: what knowing the image gives',
 }
 COLORS = {'trained': '#c1272d', 'random': '#5b7fa6', 'shuffled': '#b9b9b9'}
 
 
-# --- Pictures --------------------------------------------------------------------------------------------------------
+# --- Images --------------------------------------------------------------------------------------------------------
 
 
-class Pictures(Dataset):
-    """Pictures, resized (short side 8 / 7 of ``size``) and cropped at the centre to ``size`` px."""
+class Images(Dataset):
+    """Images, resized (short side 8 / 7 of ``size``) and cropped at the center to ``size`` px."""
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths = paths
@@ -76,50 +76,50 @@ class Pictures(Dataset):
         try:
             return self.pipeline(dict(img_path=str(self.paths[index])))
         except Exception as error:
-            raise ValueError(f'"{self.paths[index]}" is not a picture that can be read: {error}') from error
+            raise ValueError(f'"{self.paths[index]}" is not a image that can be read: {error}') from error
 
 
-def split_pictures(folder: str | Path, size: int, count: int, seed: int = 0) -> tuple[Pictures, Pictures]:
-    """Draw pictures from a folder and halve them.
+def split_images(folder: str | Path, size: int, count: int, seed: int = 0) -> tuple[Images, Images]:
+    """Draw images from a folder and halve them.
 
     Args:
-        folder: Any tree of pictures.
+        folder: Any tree of images.
         size: Side of what is read from them, in px.
         count: How many to draw; all where there are fewer.
         seed: Of the draw.
 
     Returns:
-        The pictures to fit on, and those held out.
+        The images to fit on, and those held out.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it would be fewer than four pictures.
+        ValueError: If it would be fewer than four images.
     """
     if not folder or not Path(folder).is_dir():
-        raise FileNotFoundError(f'There is no folder "{folder}". Name a folder of pictures with --data.')
+        raise FileNotFoundError(f'There is no folder "{folder}". Name a folder of images with --data.')
     paths = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[: max(count, 0)].tolist()
     if len(order) < 4:
-        raise ValueError(f'{len(order)} pictures from "{folder}" are too few: 4 at the least, hundreds are sensible.')
+        raise ValueError(f'{len(order)} images from "{folder}" are too few: 4 at the least, hundreds are sensible.')
     half = len(order) // 2
-    return tuple(Pictures([paths[i] for i in part], size) for part in (order[:half], order[half:]))
+    return tuple(Images([paths[i] for i in part], size) for part in (order[:half], order[half:]))
 
 
 def build_preprocessor(config: Config) -> ImgDataPreprocessor:
-    """What normalises pictures as the config's own ``data_preprocessor`` does."""
+    """What normalizes images as the config's own ``data_preprocessor`` does."""
     settings = config.get('model', {}).get('data_preprocessor') or config.get('data_preprocessor') or {}
     to_rgb = settings.get('to_rgb', settings.get('bgr_to_rgb', False))
     return ImgDataPreprocessor(mean=settings.get('mean'), std=settings.get('std'), bgr_to_rgb=to_rgb)
 
 
 class Batches:
-    """Normalised batches (N, 3, size, size) of pictures, as often as they are asked for."""
+    """Normalized batches (N, 3, size, size) of images, as often as they are asked for."""
 
     def __init__(
-        self, pictures: Pictures, preprocessor: ImgDataPreprocessor, batch_size: int = 32, num_workers: int = 0
+        self, images: Images, preprocessor: ImgDataPreprocessor, batch_size: int = 32, num_workers: int = 0
     ) -> None:
         self.preprocessor = preprocessor
-        self.loader = DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
+        self.loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=pseudo_collate)
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.loader:
@@ -130,7 +130,7 @@ class Batches:
 
 
 def build_backbone(config: Config) -> nn.Module:
-    """The config's backbone; a ``Pretrained`` initialisation is left out.
+    """The config's backbone; a ``Pretrained`` initialization is left out.
 
     Raises:
         ValueError: If the config has none.
@@ -185,7 +185,7 @@ def extract(backbone: nn.Module, batches: Iterable[Tensor], level: int = -1) -> 
 
     Args:
         backbone: An mmpretrain backbone.
-        batches: Pictures (N, 3, H, W).
+        batches: Images (N, 3, H, W).
         level: Which of its spatial outputs; -1 is the last.
 
     Raises:
@@ -206,7 +206,7 @@ def extract(backbone: nn.Module, batches: Iterable[Tensor], level: int = -1) -> 
 
 
 def shuffle_positions(features: Iterable[Tensor], seed: int = 0) -> list[Tensor]:
-    """The features with the cells of each picture in a random order, another one for each."""
+    """The features with the cells of each image in a random order, another one for each."""
     generator = torch.Generator().manual_seed(seed)
     shuffled = []
     for batch in features:
@@ -291,8 +291,8 @@ def examine(
     Args:
         config: Its ``model.backbone`` builds a backbone of mmpretrain.
         checkpoint: Its trained weights, with or without a neck.
-        fit: Pictures to fit on; the networks run on their device.
-        held_out: Pictures to judge on.
+        fit: Images to fit on; the networks run on their device.
+        held_out: Images to judge on.
         level: Which spatial output of the backbone.
         seed: Of the random weights and the shuffling.
 
@@ -310,12 +310,12 @@ def examine(
     channels, height, width = features[0][0].shape[1:]
     if height % 2 or width % 2:
         raise ValueError(
-            f'Pictures of {size} px give a map of {height} x {width} cells, which has no whole quarters. Choose '
+            f'Images of {size} px give a map of {height} x {width} cells, which has no whole quarters. Choose '
             f'another --size, a multiple of {2 * round(size / height)} as a rule, or an earlier --level.'
         )
     r2 = dict(trained=measure(*features))
     shuffled = measure(*(shuffle_positions(half, seed) for half in features))
-    pictures = [sum(map(len, half)) for half in features]
+    images = [sum(map(len, half)) for half in features]
     del features
     calibrate_batch_norm(random, fit)
     r2['random'] = measure(*(extract(random, batches, level) for batches in (fit, held_out)))
@@ -325,7 +325,7 @@ def examine(
         map=[height, width],
         stride=round(size / height),
         quarter=height // 2,
-        pictures=dict(fit=pictures[0], held_out=pictures[1], size=size),
+        images=dict(fit=images[0], held_out=images[1], size=size),
         r2=r2 | dict(shuffled=shuffled),
         generators=describe_generators(learned_generators(read_state_dict(checkpoint))),
     )
@@ -352,10 +352,10 @@ def rows(report: dict) -> list[tuple[str, dict, dict]]:
 def caveats(report: dict) -> list[str]:
     """What makes these numbers less than they look."""
     height, width = report['map']
-    pairs = report['pictures']['fit'] * min(height * report['quarter'], (height - 2) * (width - 2))
+    pairs = report['images']['fit'] * min(height * report['quarter'], (height - 2) * (width - 2))
     if pairs >= 10 * report['channels']:
         return []
-    return [f'Only {pairs} pairs of cells for {report["channels"]} channels: R² is too low. Use more pictures.']
+    return [f'Only {pairs} pairs of cells for {report["channels"]} channels: R² is too low. Use more images.']
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -363,8 +363,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def print_table(report: dict) -> None:
-    """R^2 on the held-out pictures, that of copying in brackets."""
-    table = Table(title='R² on held-out pictures (in brackets: of copying the feature)')
+    """R^2 on the held-out images, that of copying in brackets."""
+    table = Table(title='R² on held-out images (in brackets: of copying the feature)')
     table.add_column('predicted')
     for name in SOURCES:
         table.add_column(name, justify='right')
@@ -383,8 +383,8 @@ def print_table(report: dict) -> None:
 
 
 def draw(report: dict, path: str | Path) -> None:
-    """The table and, where the checkpoint has any, the eigenvalues of A and B as one picture."""
-    generators, pictures = report['generators'], report['pictures']
+    """The table and, where the checkpoint has any, the eigenvalues of A and B as one image."""
+    generators, images = report['generators'], report['images']
     figure = plt.figure(figsize=(15, 8) if generators else (10, 8), layout='constrained')
     panels = figure.subplots(1, 2, width_ratios=[1.35, 1]) if generators else [figure.subplots()]
     figure.suptitle(f'Do the features of {report["backbone"]} obey z_x = A z and z_y = B z?', fontsize=15)
@@ -395,7 +395,7 @@ def draw(report: dict, path: str | Path) -> None:
     order = [1, 2, 3, 0]  # the bars, then the diamond, which matplotlib puts first
     caption = (
         f'{report["channels"]} channels, stride {report["stride"]}, {report["map"][0]} x {report["map"][1]} cells; '
-        f'fitted on {pictures["fit"]} pictures of {pictures["size"]} px, judged on {pictures["held_out"]} others.'
+        f'fitted on {images["fit"]} images of {images["size"]} px, judged on {images["held_out"]} others.'
     )
     figure.legend(
         [handles[i] for i in order],
@@ -440,7 +440,7 @@ def _draw_r2(report: dict, axes: plt.Axes) -> None:
     axes.tick_params(axis='y', length=0)
     axes.invert_yaxis()
     axes.spines[['top', 'right', 'left']].set_visible(False)
-    axes.set_xlabel('R² on held-out pictures: 1 is exact, 0 is no better than the mean feature')
+    axes.set_xlabel('R² on held-out images: 1 is exact, 0 is no better than the mean feature')
     axes.set_title(
         'Features predicted by a linear map, fitted by least squares.\n'
         'A law shows where a red bar exceeds its own diamond and the two bars below it.',
@@ -477,14 +477,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='a config whose model.backbone builds a backbone of mmpretrain')
     parser.add_argument('checkpoint', help='its weights: a whole model, or a backbone alone')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument('--data', help="folder of pictures, any tree; else the data_root of the config's training set")
+    parser.add_argument('--data', help="folder of images, any tree; else the data_root of the config's training set")
     parser.add_argument('--out', default='work_dirs/heat_hypothesis', help='folder for the JSON and the figure')
     parser.add_argument('--device', default=get_device(), help='where the networks run (%(default)s)')
-    parser.add_argument('--size', type=int, default=224, help='side of the pictures in px (%(default)s)')
-    parser.add_argument('--num-pictures', type=int, default=1000, help='drawn from the folder (%(default)s)')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in px (%(default)s)')
+    parser.add_argument('--num-images', type=int, default=1000, help='drawn from the folder (%(default)s)')
     parser.add_argument('--level', type=int, default=-1, help='which spatial output of the backbone (the last)')
-    parser.add_argument('--batch-size', type=int, default=32, help='pictures at a time (%(default)s)')
-    parser.add_argument('--num-workers', type=int, default=2, help='processes that read pictures (%(default)s)')
+    parser.add_argument('--batch-size', type=int, default=32, help='images at a time (%(default)s)')
+    parser.add_argument('--num-workers', type=int, default=2, help='processes that read images (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the draw, the random weights, the shuffling')
     return parser.parse_args(arguments)
 
@@ -492,7 +492,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write."""
     args = parse_args(arguments)
-    MMLogger.get_instance('heat_hypothesis', log_level='WARNING')  # or every initialised parameter is printed
+    MMLogger.get_instance('heat_hypothesis', log_level='WARNING')  # or every initialized parameter is printed
     init_default_scope('mmpretrain')
     try:
         config = Config.fromfile(args.config)
@@ -500,11 +500,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         preprocessor = build_preprocessor(config).to(args.device)
         fit, held_out = (
             Batches(half, preprocessor, args.batch_size, args.num_workers)
-            for half in split_pictures(folder, args.size, args.num_pictures, args.seed)
+            for half in split_images(folder, args.size, args.num_images, args.seed)
         )
         report = examine(config, guard(args.checkpoint, args.trust_checkpoint), fit, held_out, args.level, args.seed)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
-        # A process that reads pictures sends its whole traceback; what is wrong stands at its end.
+        # A process that reads images sends its whole traceback; what is wrong stands at its end.
         sys.exit(f'heat_hypothesis: {str(error).strip().splitlines()[-1]}')
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Pictures in, pictures out: original, visible quarter, reconstruction.
+"""Images in, images out: original, visible quarter, reconstruction.
 
-python tools/analysis_tools/reconstruct.py CONFIG CHECKPOINT PICTURES... --out reconstruction.png
+python tools/analysis_tools/reconstruct.py CONFIG CHECKPOINT IMAGES... --out reconstruction.png
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm.apis import QBHeatInferencer, list_pictures
+from qbheat_mm.apis import QBHeatInferencer, list_images
 from qbheat_mm.checkpoint import TRUST_HELP, guard
 from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
 from qbheat_mm.visualization import draw_reconstructions
@@ -19,19 +19,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('checkpoint')
-    parser.add_argument('pictures', nargs='+', help='picture files, or one folder')
+    parser.add_argument('images', nargs='+', help='image files, or one folder')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--out', type=Path, default=Path('reconstruction.png'))
     parser.add_argument('--visible', choices=[*CORNERS, 'corner', 'center', 'random'], default='top_left')
-    parser.add_argument('--limit', type=int, default=16, help='pictures to draw at the most')
+    parser.add_argument('--limit', type=int, default=16, help='images to draw at the most')
     parser.add_argument('--device', help='cuda, cpu, ...; the GPU where there is one')
     args = parser.parse_args()
     inferencer = QBHeatInferencer(args.config, guard(args.checkpoint, args.trust_checkpoint), args.device)
-    pictures = list_pictures(args.pictures if len(args.pictures) > 1 else args.pictures[0])
-    results = inferencer.reconstruct(pictures[: args.limit], visible=args.visible)
+    images = list_images(args.images if len(args.images) > 1 else args.images[0])
+    results = inferencer.reconstruct(images[: args.limit], visible=args.visible)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw_reconstructions(results, rows=min(len(results), 8)).save(args.out)
-    print(f'wrote {args.out}: {len(results)} of {len(pictures)} pictures')
+    print(f'wrote {args.out}: {len(results)} of {len(images)} images')
 
 
 if __name__ == '__main__':

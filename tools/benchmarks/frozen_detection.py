@@ -5,7 +5,7 @@
     python tools/benchmarks/frozen_detection.py --device cuda --size 800 --rounds 20
     python tools/benchmarks/frozen_detection.py FROZEN_CONFIG TRAINED_CONFIG
 
-Weights, pictures and boxes are random. Rounds of the two alternate, so that a busy machine slows both; medians are
+Weights, images and boxes are random. Rounds of the two alternate, so that a busy machine slows both; medians are
 shown. Memory is measured in a fresh process for each: on a CPU how much the process grew at its peak, on a GPU
 PyTorch's peak. What is kept for the backward pass is counted as autograd stores it.
 """
@@ -43,9 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', default=CONFIGS, help='default: DETR on Mobile-Former 285m')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--size', type=int, default=256, help='side of the pictures in pixels')
-    parser.add_argument('--batch', type=int, default=2, help='pictures in a step')
-    parser.add_argument('--boxes', type=int, default=7, help='boxes in a picture')
+    parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
+    parser.add_argument('--batch', type=int, default=2, help='images in a step')
+    parser.add_argument('--boxes', type=int, default=7, help='boxes in a image')
     parser.add_argument('--rounds', type=int, default=10)
     parser.add_argument('--threads', type=int, default=1, help='threads on a CPU')
     parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
@@ -70,8 +70,8 @@ class Step:
         self.device = torch.device(args.device)
         self.model: nn.Module = MODELS.build(cfg.model).to(self.device).train()
         self.optimizer: OptimWrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        pictures = [torch.randint(256, (3, args.size, args.size), dtype=torch.uint8) for _ in range(args.batch)]
-        self.data = dict(inputs=pictures, data_samples=[self._sample(args.size, args.boxes) for _ in pictures])
+        images = [torch.randint(256, (3, args.size, args.size), dtype=torch.uint8) for _ in range(args.batch)]
+        self.data = dict(inputs=images, data_samples=[self._sample(args.size, args.boxes) for _ in images])
 
     @staticmethod
     def _sample(size: int, boxes: int) -> DetDataSample:

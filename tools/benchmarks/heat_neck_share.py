@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
     parser.add_argument('--batch-size', type=int, default=256)
-    parser.add_argument('--size', type=int, default=224, help='side of the pictures in pixels')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--neck-repeats', type=int, default=3, help='runs of each neck a round')
     parser.add_argument('--device', default='cpu', type=torch.device)

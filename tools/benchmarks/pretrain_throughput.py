@@ -1,4 +1,4 @@
-"""What a quarter saves: QB-Heat's training steps beside MoCo-v2's, supervised ones and whole-image masked modelling.
+"""What a quarter saves: QB-Heat's training steps beside MoCo-v2's, supervised ones and whole-image masked modeling.
 
     python tools/benchmarks/pretrain_throughput.py --device cuda --precision bf16 --batch-size 256 --workers 8
     python tools/benchmarks/pretrain_throughput.py --batch-size 8 --rounds 3 --cpu-time          # a busy machine
@@ -7,7 +7,7 @@
 Every method trains under mmengine's Runner as its ImageNet config says, on one backbone at output stride 16. Rounds go
 over all methods, so that a drifting machine slows all alike; medians are shown. Measured are
 
-- steps on synthetic pictures that lie on the device, and steps from JPEG files through each config's own pipeline;
+- steps on synthetic images that lie on the device, and steps from JPEG files through each config's own pipeline;
 - the parts of a step, in rounds of their own, because to time a part is to wait for it;
 - peak memory, each method in a process of its own;
 - the limits: the bare encoder on the visible quarter, forward and backward; each data pipeline by itself; and the same
@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401
-from qbheat_mm.engine.launch import fit_to_machine, init_process_group_on_cpu
+from qbheat_mm.engine.launch import adapt_to_device, init_process_group_on_cpu
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -59,7 +59,7 @@ METHODS = {
     'mocov2': 'mocov2/mocov2_mobile-former-285m_8xb32-coslr-200e_in1k.py',
     'masked': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
 }
-PARTS = ('data', 'transfer', 'encoder', 'neck', 'decoder', 'backward', 'optimiser', 'other')
+PARTS = ('data', 'transfer', 'encoder', 'neck', 'decoder', 'backward', 'optimizer', 'other')
 TARGETS = {  # a ratio's name -> the least or largest that is wanted
     'qbheat : supervised, images/s': ('>=', 3.3),
     'qbheat : mocov2, images/s': ('>=', 4.5),
@@ -82,7 +82,7 @@ MIB = 2**20
 
 @MODELS.register_module(force=True)
 class WholeImageMasking(BaseSelfSupervisor):
-    """SimMIM's way with a CNN: hidden patches become a learned one, and the encoder sees the whole picture.
+    """SimMIM's way with a CNN: hidden patches become a learned one, and the encoder sees the whole image.
 
     As many patches are hidden as in QB-Heat, anywhere; the decoder and the loss are QB-Heat's.
     """
@@ -163,7 +163,7 @@ class Synthetic(torch.utils.data.Dataset):
 
 
 class EndlessSampler(torch.utils.data.SequentialSampler):
-    """Counts on; ``epoch`` tells DrawsHook that a pass of it is one."""
+    """Counts on; ``epoch`` tells DeterministicSeedHook that a pass of it is one."""
 
     epoch = 0
 
@@ -171,7 +171,7 @@ class EndlessSampler(torch.utils.data.SequentialSampler):
 def synthetic_batch(method: str, args: argparse.Namespace) -> dict:
     """Bytes of noise on the device, with what the method reads besides."""
 
-    def pictures() -> Tensor:
+    def images() -> Tensor:
         return torch.randint(256, (args.batch_size, 3, args.size, args.size), dtype=torch.uint8, device=args.device)
 
     samples = [DataSample() for _ in range(args.batch_size)]
@@ -179,13 +179,15 @@ def synthetic_batch(method: str, args: argparse.Namespace) -> dict:
         corner = np.random.randint(2, size=2) * (args.size // 32)
         sample.set_field(tuple(corner.tolist()), 'visible_origin', field_type='metainfo')
         sample.set_gt_label(np.random.randint(1000))
-    return dict(inputs=[pictures(), pictures()] if method == 'mocov2' else pictures(), data_samples=samples)
+    return dict(inputs=[images(), images()] if method == 'mocov2' else images(), data_samples=samples)
 
 
 def file_loader(method: str, cfg: Config, args: argparse.Namespace) -> dict:
     """The config's own dataloader on the folder of JPEGs."""
     pipeline = resized(cfg.train_dataloader.dataset.pipeline, args.size)
-    dataset = dict(type='FolderDataset', data_root=str(args.data), with_label=method == 'supervised', pipeline=pipeline)
+    dataset = dict(
+        type='ImageFolderDataset', data_root=str(args.data), with_label=method == 'supervised', pipeline=pipeline
+    )
     loader = dict(
         batch_size=args.batch_size,
         num_workers=args.workers,
@@ -199,10 +201,10 @@ def file_loader(method: str, cfg: Config, args: argparse.Namespace) -> dict:
 
 
 def resized(steps, size: int):
-    """A pipeline for pictures of this size, views within it too."""
+    """A pipeline for images of this size, views within it too."""
     if isinstance(steps, (list, tuple)):
         return [resized(step, size) for step in steps]
-    changes = dict(RandomResizedCrop='scale', FastRandomResizedCrop='scale', QuarterMask='input_size')
+    changes = dict(RandomResizedCrop='scale', TorchRandomResizedCrop='scale', QuarterMask='input_size')
     step = {key: resized(value, size) if key == 'transforms' else value for key, value in steps.items()}
     return dict(step, **{changes[step['type']]: size}) if step['type'] in changes else step
 
@@ -257,7 +259,7 @@ def start(method: str, args: argparse.Namespace, from_files: bool = False) -> Ru
     torch.manual_seed(0)
     cfg = build_config(method, args, from_files)
     if args.device.type == 'cpu':
-        fit_to_machine(cfg)
+        adapt_to_device(cfg)
     runner = Runner.from_cfg(cfg)
     if args.channels_last:
         get_ori_model(runner.model).to(memory_format=torch.channels_last)
@@ -343,8 +345,8 @@ def time_parts(runner: Runner, steps: int, clock: Clock) -> dict[str, float]:
         watch.wrap_module(model.backbone, 'encoder'),
         watch.wrap_method(model.head, 'loss', 'decoder'),
         watch.wrap_method(wrapper, 'backward', 'backward'),
-        watch.wrap_method(wrapper, 'step', 'optimiser'),
-        watch.wrap_method(wrapper, 'zero_grad', 'optimiser'),
+        watch.wrap_method(wrapper, 'step', 'optimizer'),
+        watch.wrap_method(wrapper, 'zero_grad', 'optimizer'),
     ]
     if getattr(model, 'neck', None) is not None:
         undo.append(watch.wrap_module(model.neck, 'neck'))
@@ -435,7 +437,7 @@ def median_parts(runners: dict[str, Runner], args: argparse.Namespace, clock: Cl
 
 
 def compute_bound(args: argparse.Namespace, clock: Clock) -> dict:
-    """Steps on pictures that lie on the device."""
+    """Steps on images that lie on the device."""
     runners = {method: start(method, args) for method in args.methods}
     for runner in runners.values():
         runner.train_loop.open()
@@ -481,12 +483,12 @@ def pipelines(size: int) -> dict[str, list[dict]]:
 
 
 def data_limit(args: argparse.Namespace) -> dict[str, float]:
-    """The seconds of one core that a picture takes through each pipeline, processor time."""
+    """The seconds of one core that a image takes through each pipeline, processor time."""
     init_default_scope('mmpretrain')
     paths = sorted(str(path) for path in args.data.rglob('*') if path.suffix.lower() in ('.jpg', '.jpeg'))
     if not paths:
         raise SystemExit(f'There is no .jpg or .jpeg file below "{args.data}" (--data).')
-    paths = paths[: args.pictures]
+    paths = paths[: args.images]
     composed = {name: Compose(steps) for name, steps in pipelines(args.size).items()}
     times: dict[str, list[float]] = {name: [] for name in composed}
     for _ in range(args.rounds + 1):
@@ -499,7 +501,7 @@ def data_limit(args: argparse.Namespace) -> dict[str, float]:
 
 
 def write_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
-    """Pictures of ImageNet's usual size in two class folders: octaves of noise, as detailed as photos at quality 90."""
+    """Images of ImageNet's usual size in two class folders: octaves of noise, as detailed as photos at quality 90."""
     rng = np.random.default_rng(0)
     for i in range(count):
         canvas = np.zeros((size[1], size[0], 3))
@@ -584,7 +586,7 @@ def table(figures: dict) -> str:
         cells.append(f'{batch / files[name]:.1f}' if name in files else '')
         lines.append(f'| {name} | {" | ".join(cells)} |')
     if figures.get('pipeline_s'):
-        lines += ['', '| pipeline | ms a picture | pictures/s a core |', '|---|---|---|']
+        lines += ['', '| pipeline | ms a image | images/s a core |', '|---|---|---|']
         lines += [f'| {name} | {1e3 * each:.2f} | {1 / each:.0f} |' for name, each in figures['pipeline_s'].items()]
     if figures.get('ratios'):
         lines += ['', '| ratio | measured | target | |', '|---|---|---|---|']
@@ -595,20 +597,20 @@ def table(figures: dict) -> str:
 
 
 def draw(figures: dict, path: Path) -> None:
-    """Stacked bars: where the milliseconds of a picture go."""
+    """Stacked bars: where the milliseconds of a image go."""
     from matplotlib import pyplot as plt
 
     setting = figures['setting']
     parts, batch = figures['parts_s'], setting['batch_size']
     figure, axes = plt.subplots(figsize=(8, 0.7 * len(parts) + 1.6), layout='constrained')
     left = np.zeros(len(parts))
-    for part, colour in zip(PARTS, plt.get_cmap('tab10').colors):
+    for part, color in zip(PARTS, plt.get_cmap('tab10').colors):
         widths = np.array([1e3 * each[part] / batch for each in parts.values()])
-        axes.barh(list(parts), widths, left=left, label=part, color=colour)
+        axes.barh(list(parts), widths, left=left, label=part, color=color)
         left += widths
     for row, (name, width) in enumerate(zip(parts, left)):
         axes.text(width, row, f' {batch / figures["step_s"][name]:.0f} images/s', va='center')
-    axes.set(xlabel='ms a picture', xlim=(0, 1.2 * left.max()))
+    axes.set(xlabel='ms a image', xlim=(0, 1.2 * left.max()))
     axes.invert_yaxis()
     axes.spines[['top', 'right']].set_visible(False)
     axes.set_title(
@@ -658,7 +660,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict:
         add(peak_mib={name: child([*argv, '--memory-of', name])['peak_mib'] for name in args.methods})
     if args.files:
         if args.data is None:
-            args.data = write_jpegs(Path(args.work_dir) / 'jpegs', args.pictures)
+            args.data = write_jpegs(Path(args.work_dir) / 'jpegs', args.images)
         add(pipeline_s=data_limit(args))
         add(file_step_s=from_files(args, clock))
     return figures
@@ -689,7 +691,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     flag = argparse.BooleanOptionalAction
     parser.add_argument('--methods', default=','.join(METHODS), help='some of them, separated by commas')
     parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
-    parser.add_argument('--size', type=int, default=224, help='side of the pictures in pixels')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--device', default='cpu', type=torch.device)
     parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'])
@@ -698,14 +700,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
     )
     parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
-    parser.add_argument('--pictures', type=int, default=64, help='pictures to make, and to time the pipelines with')
+    parser.add_argument('--images', type=int, default=64, help='images to make, and to time the pipelines with')
     parser.add_argument('--workers', type=int, default=0, help='loader processes')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
     parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
-    parser.add_argument('--synthetic', default=True, action=flag, help='steps on pictures that lie on the device')
+    parser.add_argument('--synthetic', default=True, action=flag, help='steps on images that lie on the device')
     parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
     parser.add_argument('--memory', default=True, action=flag, help='peak memory')
     parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')

@@ -3,7 +3,7 @@
     python tools/dataset_converters/class_folders.py SOURCE OUT [--size 128]
 
 SOURCE is an Imagenette folder, or any other with train/ and val/ and class folders in each; or a folder of class
-folders alone, of which every fifth picture becomes validation. With --size the shorter side of larger pictures is
+folders alone, of which every fifth image becomes validation. With --size the shorter side of larger images is
 brought down to so many px, which spares every epoch the decoding of large files.
 """
 
@@ -17,17 +17,17 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from qbheat_mm.datasets.folder import EXTENSIONS
+from qbheat_mm.datasets.image_folder import EXTENSIONS
 
-Tree = dict[str, list[Path]]  # class -> its pictures
+Tree = dict[str, list[Path]]  # class -> its images
 
 
 class LayoutError(ValueError):
-    """A folder that makes no data set."""
+    """A folder that makes no dataset."""
 
 
 def read_classes(folder: Path) -> Tree:
-    """The class folders in ``folder`` and the pictures at any depth in each, in order."""
+    """The class folders in ``folder`` and the images at any depth in each, in order."""
     return {
         entry.name: sorted(path for path in entry.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
         for entry in sorted(folder.iterdir())
@@ -58,14 +58,14 @@ def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
 
 
 def check_counts(folder: Path, classes: Tree, at_least: int, why: str) -> None:
-    """Refuse a folder without classes, or with classes of too few pictures."""
+    """Refuse a folder without classes, or with classes of too few images."""
     if not classes:
         raise LayoutError(f'"{folder}" has no sub-folders, whose names would be the classes.')
     few = [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]
     if few:
         raise LayoutError(
-            f'Class folders of "{folder}" with fewer than {at_least} picture(s), {why}: {", ".join(few[:8])}'
-            f'{" ..." if len(few) > 8 else ""}. Add pictures ({", ".join(EXTENSIONS)}) or remove the folders.'
+            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {", ".join(few[:8])}'
+            f'{" ..." if len(few) > 8 else ""}. Add images ({", ".join(EXTENSIONS)}) or remove the folders.'
         )
 
 
@@ -82,11 +82,11 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
     Args:
         source: Class folders, or train/ and val/ with class folders.
         out: Must not exist.
-        size: Shorter side in px of pictures that are larger; None copies the files as they are.
-        val_every: Where there is no val/, every so many pictures one is for validation.
+        size: Shorter side in px of images that are larger; None copies the files as they are.
+        val_every: Where there is no val/, every so many images one is for validation.
 
     Returns:
-        The number of pictures per split.
+        The number of images per split.
     """
     if out.exists():
         raise LayoutError(f'"{out}" exists; name another folder or remove it.')
@@ -97,11 +97,11 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for split, classes in splits.items():
-            for name, pictures in classes.items():
+            for name, images in classes.items():
                 folder = partial / split / name
                 folder.mkdir(parents=True)
-                for i, path in enumerate(pictures):
-                    # The number keeps pictures of the same name from different depths apart.
+                for i, path in enumerate(images):
+                    # The number keeps images of the same name from different depths apart.
                     _write(path, folder / f'{i:06d}_{path.name}', size)
         partial.rename(out)
     except BaseException:
@@ -115,15 +115,15 @@ def _write(source: Path, target: Path, size: int | None) -> None:
         shutil.copyfile(source, target)
         return
     try:
-        with Image.open(source) as picture:
-            picture = ImageOps.exif_transpose(picture).convert('RGB')
+        with Image.open(source) as image:
+            image = ImageOps.exif_transpose(image).convert('RGB')
     except (OSError, UnidentifiedImageError) as error:
-        raise LayoutError(f'The picture "{source}" cannot be read ({error}). Remove or replace it.') from error
-    scale = size / min(picture.size)
+        raise LayoutError(f'The image "{source}" cannot be read ({error}). Remove or replace it.') from error
+    scale = size / min(image.size)
     if scale < 1:
-        shape = [max(size, round(length * scale)) for length in picture.size]
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
-    picture.save(target, quality=95)
+        shape = [max(size, round(length * scale)) for length in image.size]
+        image = image.resize(shape, Image.Resampling.LANCZOS)
+    image.save(target, quality=95)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,15 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
     parser.add_argument('out', type=Path, help='folder to write, which must not exist')
-    parser.add_argument('--size', type=int, help='bring the shorter side of larger pictures down to so many px')
-    parser.add_argument('--val-every', type=int, default=5, help='without a val/, one picture of so many (%(default)s)')
+    parser.add_argument('--size', type=int, help='bring the shorter side of larger images down to so many px')
+    parser.add_argument('--val-every', type=int, default=5, help='without a val/, one image of so many (%(default)s)')
     args = parser.parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
     except LayoutError as error:
         sys.exit(f'class_folders: {error}')
     classes = sum(1 for _ in (args.out / 'train').iterdir())
-    print(f'wrote {args.out}: {classes} classes, {counts["train"]} pictures to learn from, {counts["val"]} to test on')
+    print(f'wrote {args.out}: {classes} classes, {counts["train"]} images to learn from, {counts["val"]} to test on')
     print(f'Train on it with DATA_ROOT={args.out} NUM_CLASSES={classes} and any config *_imagenette.py')
 
 

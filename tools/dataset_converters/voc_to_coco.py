@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_pictures, parse_classes, read_size
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_images, parse_classes, read_size
 
 
 @dataclass
@@ -66,7 +66,7 @@ def read_objects(path: Path, size: tuple[int, int]) -> list[VocObject]:
 
     Args:
         path: The file.
-        size: Width and height of its picture, which the file must agree with where it names them.
+        size: Width and height of its image, which the file must agree with where it names them.
 
     Raises:
         AnnotationError: With file and line, if something is missing, malformed or of another size.
@@ -77,7 +77,7 @@ def read_objects(path: Path, size: tuple[int, int]) -> list[VocObject]:
         named = tuple(int(number(path, stated, tag)) for tag in ('width', 'height'))
         if named not in (size, (0, 0)):  # some tools write 0, 0
             raise AnnotationError(
-                f'{path}:{stated.get("line")}: its picture has {size[0]} x {size[1]} pixels, <size> says '
+                f'{path}:{stated.get("line")}: its image has {size[0]} x {size[1]} pixels, <size> says '
                 f'{named[0]} x {named[1]}'
             )
     objects = []
@@ -92,7 +92,7 @@ def read_objects(path: Path, size: tuple[int, int]) -> list[VocObject]:
 
 
 def voc_to_coco(
-    images: str | Path,
+    image_dir: str | Path,
     out: str | Path,
     annotations: str | Path | None = None,
     classes: Sequence[str] | None = None,
@@ -103,13 +103,13 @@ def voc_to_coco(
     """Convert a folder.
 
     Args:
-        images: Folder of the pictures.
+        image_dir: Folder of the images.
         out: The file to write.
-        annotations: Folder of the xml files, laid out and named as the pictures; None takes ``images``.
+        annotations: Folder of the xml files, laid out and named as the images; None takes ``image_dir``.
         classes: Class names in the order wanted; objects of other classes are dropped and counted. None takes
             every name that occurs, sorted.
-        split: A file with one name per line (``ImageSets/Main/train.txt``); None takes every picture.
-        root: File names are written relative to this folder; None takes ``images``.
+        split: A file with one name per line (``ImageSets/Main/train.txt``); None takes every image.
+        root: File names are written relative to this folder; None takes ``image_dir``.
         zero_based: Corners start at 0 and the far ones lie outside the box. VOC's own start at 1 and all lie
             inside it.
 
@@ -120,31 +120,31 @@ def voc_to_coco(
     Raises:
         AnnotationError: If a file is malformed; names file and line.
     """
-    images, annotations = Path(images), Path(annotations or images)
-    pictures = find_pictures(images)
-    alone = {path.relative_to(annotations).with_suffix('') for path in annotations.rglob('*.xml')} - pictures.keys()
+    image_dir, annotations = Path(image_dir), Path(annotations or image_dir)
+    images = find_images(image_dir)
+    alone = {path.relative_to(annotations).with_suffix('') for path in annotations.rglob('*.xml')} - images.keys()
     if split:
         listed = [Path(line.split()[0]) for line in Path(split).read_text().splitlines() if line.strip()]
-        if missing := [str(key) for key in listed if key not in pictures]:
-            raise AnnotationError(f'{split} lists {len(missing)} without a picture in "{images}", first {missing[0]}')
-        pictures = {key: pictures[key] for key in listed}
+        if missing := [str(key) for key in listed if key not in images]:
+            raise AnnotationError(f'{split} lists {len(missing)} without a image in "{image_dir}", first {missing[0]}')
+        images = {key: images[key] for key in listed}
 
     found: dict[Path, tuple[tuple[int, int], list[VocObject] | None]] = {}
-    for key, picture in pictures.items():
-        size = read_size(picture)
+    for key, image in images.items():
+        size = read_size(image)
         xml = annotations / f'{key}.xml'
-        found[picture] = size, read_objects(xml, size) if xml.is_file() else None
+        found[image] = size, read_objects(xml, size) if xml.is_file() else None
     if not any(objects is not None for _, objects in found.values()):
-        raise AnnotationError(f'No picture of "{images}" has an xml file of its name in "{annotations}".')
+        raise AnnotationError(f'No image of "{image_dir}" has an xml file of its name in "{annotations}".')
 
     names = sorted({item.name for _, objects in found.values() for item in objects or []})
     writer = CocoWriter(classes or names)
-    writer.counts['xml files dropped, no picture'] = len(alone)
-    for picture, ((width, height), objects) in found.items():
+    writer.counts['xml files dropped, no image'] = len(alone)
+    for image, ((width, height), objects) in found.items():
         if objects is None:
-            writer.counts['pictures dropped, no xml'] += 1
+            writer.counts['images dropped, no xml'] += 1
             continue
-        writer.add_image(picture.relative_to(root or images).as_posix(), width, height)
+        writer.add_image(image.relative_to(root or image_dir).as_posix(), width, height)
         for item in objects:
             x1, y1, x2, y2 = item.box
             near = 0 if zero_based else 1
@@ -156,8 +156,8 @@ def voc_to_coco(
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the pictures')
-    parser.add_argument('--annotations', metavar='DIR', help="folder of the xml files; default: the pictures'")
+    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the images')
+    parser.add_argument('--annotations', metavar='DIR', help="folder of the xml files; default: the images'")
     parser.add_argument('--classes', metavar='NAMES', help='a,b,c or a file of names; default: all that occur, sorted')
     parser.add_argument('--split', metavar='FILE', help='names to take, one per line, e.g. ImageSets/Main/train.txt')
     parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')

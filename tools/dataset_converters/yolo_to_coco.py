@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_pictures, parse_classes, read_size
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_images, parse_classes, read_size
 
 
 def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
     """The boxes of a txt file.
 
     Args:
-        path: Lines of class index, centre x, centre y, width, height, as fractions of the picture.
+        path: Lines of class index, center x, center y, width, height, as fractions of the image.
         classes: Names by index.
 
     Returns:
@@ -33,7 +33,7 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
             continue
         if len(fields) != 5:
             raise AnnotationError(
-                f'{path}:{i}: {len(fields)} fields; a box has 5 (class, centre x, centre y, width, height)'
+                f'{path}:{i}: {len(fields)} fields; a box has 5 (class, center x, center y, width, height)'
             )
         try:
             label, (x, y, w, h) = int(fields[0]), map(float, fields[1:])
@@ -42,24 +42,24 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
         if not 0 <= label < len(classes):
             raise AnnotationError(f'{path}:{i}: class {label}, but there are {len(classes)}: {", ".join(classes)}')
         if not (all(-1 <= value <= 2 for value in (x, y)) and all(0 <= value <= 2 for value in (w, h))):
-            raise AnnotationError(f'{path}:{i}: {" ".join(fields[1:])} are not fractions of the picture; pixels?')
+            raise AnnotationError(f'{path}:{i}: {" ".join(fields[1:])} are not fractions of the image; pixels?')
         boxes.append((classes[label], (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
     return boxes
 
 
-def find_labels(images: Path) -> Path:
-    """YOLO's convention: ``.../images/train`` goes with ``.../labels/train``; else beside the pictures."""
-    parts = list(images.absolute().parts)
+def find_labels(image_dir: Path) -> Path:
+    """YOLO's convention: ``.../images/train`` goes with ``.../labels/train``; else beside the images."""
+    parts = list(image_dir.absolute().parts)
     if 'images' in parts:
         last = len(parts) - 1 - parts[::-1].index('images')
         labels = Path(*parts[:last], 'labels', *parts[last + 1 :])
         if labels.is_dir():
             return labels
-    return images
+    return image_dir
 
 
 def yolo_to_coco(
-    images: str | Path,
+    image_dir: str | Path,
     out: str | Path,
     classes: Sequence[str],
     labels: str | Path | None = None,
@@ -68,11 +68,11 @@ def yolo_to_coco(
     """Convert a folder.
 
     Args:
-        images: Folder of the pictures. One without a txt file has no boxes.
+        image_dir: Folder of the images. One without a txt file has no boxes.
         out: The file to write.
         classes: Class names by index.
-        labels: Folder of the txt files, laid out and named as the pictures; None looks where YOLO does.
-        root: File names are written relative to this folder; None takes ``images``.
+        labels: Folder of the txt files, laid out and named as the images; None looks where YOLO does.
+        root: File names are written relative to this folder; None takes ``image_dir``.
 
     Returns:
         Counts of what was read, clipped and dropped.
@@ -80,20 +80,20 @@ def yolo_to_coco(
     Raises:
         AnnotationError: If a file is malformed; names file and line.
     """
-    images = Path(images)
-    labels = Path(labels) if labels else find_labels(images)
-    pictures = find_pictures(images)
-    files = {key: labels / f'{key}.txt' for key in pictures}
+    image_dir = Path(image_dir)
+    labels = Path(labels) if labels else find_labels(image_dir)
+    images = find_images(image_dir)
+    files = {key: labels / f'{key}.txt' for key in images}
     if not any(path.is_file() for path in files.values()):
-        raise AnnotationError(f'No picture of "{images}" has a txt file of its name in "{labels}".')
+        raise AnnotationError(f'No image of "{image_dir}" has a txt file of its name in "{labels}".')
     writer = CocoWriter(classes)
-    alone = {path.relative_to(labels).with_suffix('') for path in labels.rglob('*.txt')} - pictures.keys()
-    writer.counts['txt files dropped, no picture'] = len(alone - {Path('classes')})
-    for key, picture in pictures.items():
-        width, height = read_size(picture)
-        writer.add_image(picture.relative_to(root or images).as_posix(), width, height)
+    alone = {path.relative_to(labels).with_suffix('') for path in labels.rglob('*.txt')} - images.keys()
+    writer.counts['txt files dropped, no image'] = len(alone - {Path('classes')})
+    for key, image in images.items():
+        width, height = read_size(image)
+        writer.add_image(image.relative_to(root or image_dir).as_posix(), width, height)
         if not files[key].is_file():
-            writer.counts['pictures without a txt file'] += 1
+            writer.counts['images without a txt file'] += 1
             continue
         for name, (x1, y1, x2, y2) in read_boxes(files[key], classes):
             writer.add_box(name, (x1 * width, y1 * height, x2 * width, y2 * height))
@@ -103,7 +103,7 @@ def yolo_to_coco(
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the pictures')
+    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the images')
     parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
     parser.add_argument(
         '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'

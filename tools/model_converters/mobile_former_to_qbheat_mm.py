@@ -2,7 +2,7 @@
 
     python tools/model_converters/mobile_former_to_qbheat_mm.py SRC DST
 
-The size is recognised from the shapes. DST holds tensors alone, ``{'state_dict': ...}``: the backbone under
+The size is recognized from the shapes. DST holds tensors alone, ``{'state_dict': ...}``: the backbone under
 ``backbone.``, the classifier under ``head.``.
 """
 
@@ -135,7 +135,7 @@ def _differences(state_dict: dict[str, Tensor], size: str) -> list[str]:
     return differences + [f'"{key}" is not part of it' for key in state_dict if key not in expected]
 
 
-def recognise_size(state_dict: dict[str, Tensor]) -> str:
+def recognize_size(state_dict: dict[str, Tensor]) -> str:
     """The published size that has exactly these names and shapes.
 
     Raises:
@@ -163,7 +163,7 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the layout is unknown; names the first entry that differs.
     """
-    names = _layout_for(state_dict, recognise_size(state_dict))
+    names = _layout_for(state_dict, recognize_size(state_dict))
     return {ours: state_dict[theirs] for theirs, (ours, _) in names.items()}
 
 
@@ -180,7 +180,7 @@ def convert_file(src: str | Path, dst: str | Path) -> str:
     # Trainers like timm's put their arguments into the file as a Namespace, which runs nothing.
     with torch.serialization.safe_globals([argparse.Namespace]):
         state_dict = read_state_dict(src)
-    size = recognise_size(state_dict)
+    size = recognize_size(state_dict)
     dst.parent.mkdir(parents=True, exist_ok=True)
     temporary = dst.with_name(f'.{dst.name}.{os.getpid()}')
     try:

@@ -59,5 +59,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoBoxMetric', ann_file=val_ann)
+val_evaluator = dict(type='CocoBBoxMetric', ann_file=val_ann)
 test_evaluator = val_evaluator

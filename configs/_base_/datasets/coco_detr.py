@@ -61,6 +61,6 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='CocoBoxMetric', ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(type='CocoBBoxMetric', ann_file=data_root + 'annotations/instances_val2017.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

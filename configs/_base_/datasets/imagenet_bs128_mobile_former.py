@@ -6,7 +6,7 @@ bgr_std = [57.375, 57.12, 58.395]
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='FastRandomResizedCrop', scale=224, interpolation='bicubic'),
+    dict(type='TorchRandomResizedCrop', scale=224, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='RandAugment',

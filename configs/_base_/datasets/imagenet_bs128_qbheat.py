@@ -1,10 +1,10 @@
-# ImageNet-1k's training pictures without their labels: DATA_ROOT holds train/, as in mmpretrain.
+# ImageNet-1k's training images without their labels: DATA_ROOT holds train/, as in mmpretrain.
 img_size = 224
 stride = 16
 
 train_pipeline = [
-    dict(type='LoadPicture'),
-    dict(type='FastRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
+    dict(type='LoadImage'),
+    dict(type='TorchRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='QuarterMask', input_size=img_size, stride=stride),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
@@ -18,7 +18,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FolderDataset',
+        type='ImageFolderDataset',
         data_root='{{$DATA_ROOT:data/imagenet}}',
         data_prefix='train',
         with_label=False,

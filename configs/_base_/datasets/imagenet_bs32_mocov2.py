@@ -1,9 +1,9 @@
-# ImageNet-1k's training pictures without their labels, two views of each with MoCo-v2's augmentations.
+# ImageNet-1k's training images without their labels, two views of each with MoCo-v2's augmentations.
 _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 224
 view_pipeline = [
-    dict(type='FastRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0)),
+    dict(type='TorchRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0)),
     dict(
         type='RandomApply',
         transforms=[dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)],
@@ -14,7 +14,7 @@ view_pipeline = [
     dict(type='RandomFlip', prob=0.5),
 ]
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs', meta_keys=('img_path',)),
 ]

@@ -3,10 +3,10 @@ data_root = '{{$DATA_ROOT:data/imagenette}}'
 num_classes = int('{{$NUM_CLASSES:10}}')
 img_size = 128
 
-load = dict(type='LoadPicture')
+load = dict(type='LoadImage')
 train_pipeline = [
     load,
-    dict(type='FastRandomResizedCrop', scale=img_size, interpolation='bicubic'),
+    dict(type='TorchRandomResizedCrop', scale=img_size, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
@@ -23,7 +23,7 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='FolderDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline),
+    dataset=dict(type='ImageFolderDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=128,
@@ -31,7 +31,9 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='FolderDataset', data_root=data_root, data_prefix='val', test_mode=True, pipeline=test_pipeline),
+    dataset=dict(
+        type='ImageFolderDataset', data_root=data_root, data_prefix='val', test_mode=True, pipeline=test_pipeline
+    ),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_dataloader = val_dataloader

@@ -1,8 +1,8 @@
-# Imagenette's training pictures without their labels at 128 px: a map of 8 x 8 features, a quarter of it is 4 x 4.
+# Imagenette's training images without their labels at 128 px: a map of 8 x 8 features, a quarter of it is 4 x 4.
 _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 128
-sizes = dict(FastRandomResizedCrop=dict(scale=img_size), QuarterMask=dict(input_size=img_size))
+sizes = dict(TorchRandomResizedCrop=dict(scale=img_size), QuarterMask=dict(input_size=img_size))
 train_pipeline = [dict(step, **sizes.get(step['type'], {})) for step in _base_.train_pipeline]
 train_dataloader = dict(
     num_workers=2, dataset=dict(data_root='{{$DATA_ROOT:data/imagenette}}', pipeline=train_pipeline)

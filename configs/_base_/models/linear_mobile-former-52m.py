@@ -14,7 +14,7 @@ model = dict(
         frozen_stages=4,
         init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.'),
     ),
-    # What MAE's readers expect of a linear probe: normalise without affine parameters, then one linear layer.
+    # What MAE's readers expect of a linear probe: normalize without affine parameters, then one linear layer.
     neck=[dict(type='GlobalAveragePooling'), dict(type='ClsBatchNormNeck', input_features=96)],
     head=dict(
         type='LinearClsHead',

@@ -12,10 +12,10 @@ model = dict(
     backbone=dict(type='MobileFormer', arch='52m', output_stride=16),
     neck=dict(type='HeatNeck', in_channels=96),
     head=dict(
-        type='PixelHead',
+        type='QBHeatPretrainHead',
         patch_size=16,
         norm_pix=True,
-        decoder=dict(type='PixelDecoder', in_channels=96, mixer='attention', embed_dims=96, depth=1, num_heads=3),
+        decoder=dict(type='QBHeatDecoder', in_channels=96, mixer='attention', embed_dims=96, depth=1, num_heads=3),
         loss=dict(type='PixelReconstructionLoss', criterion='L2'),
     ),
 )

@@ -4,7 +4,7 @@ warmup_epochs = 10
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'backbone.tokens': dict(decay_mult=0.0)}),
@@ -21,5 +21,5 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
-# lr belongs to a batch of 1,024 pictures; another batch scales it.
+# lr belongs to a batch of 1,024 images; another batch scales it.
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

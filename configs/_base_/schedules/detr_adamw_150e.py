@@ -2,7 +2,7 @@
 max_epochs = 150
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2),
 )
@@ -10,5 +10,5 @@ param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=Tr
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# 8 GPUs with 2 pictures each
+# 8 GPUs with 2 images each
 auto_scale_lr = dict(base_batch_size=16, enable=True)

@@ -1,7 +1,7 @@
 # Fine-tuning: AdamW, warm-up, cosine, 100 epochs; lr for a batch of 1,024. Our choice.
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),

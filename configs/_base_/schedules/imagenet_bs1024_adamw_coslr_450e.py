@@ -1,6 +1,6 @@
 # The recipe of Mobile-Former's authors for 294m and 508m: AdamW and a cosine over 450 epochs at batch 1024.
 optim_wrapper = dict(
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.20, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
@@ -13,5 +13,5 @@ train_cfg = dict(by_epoch=True, max_epochs=450, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# 8 GPUs with 128 pictures each; another batch scales the learning rate
+# 8 GPUs with 128 images each; another batch scales the learning rate
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

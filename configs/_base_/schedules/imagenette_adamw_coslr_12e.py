@@ -3,7 +3,7 @@ max_epochs = 12
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='TrainableParamsConstructor',
+    constructor='TrainableParamsOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'backbone.tokens': dict(decay_mult=0.0)}),

@@ -1,5 +1,5 @@
-from .load_picture import LoadPicture, decode_picture
+from .loading import LoadImage, decode_image
 from .quarter_mask import QuarterMask
-from .resized_crop import FastRandomResizedCrop, LoadReducedRandomResizedCrop
+from .random_resized_crop import LoadReducedRandomResizedCrop, TorchRandomResizedCrop
 
-__all__ = ['FastRandomResizedCrop', 'LoadPicture', 'LoadReducedRandomResizedCrop', 'QuarterMask', 'decode_picture']
+__all__ = ['LoadImage', 'LoadReducedRandomResizedCrop', 'QuarterMask', 'TorchRandomResizedCrop', 'decode_image']

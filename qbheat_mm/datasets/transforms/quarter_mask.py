@@ -1,4 +1,4 @@
-"""Which quarter of a picture stays visible."""
+"""Which quarter of a image stays visible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
 
 @TRANSFORMS.register_module()
 class QuarterMask(BaseTransform):
-    """Choose the block, a quarter of the picture's area, that stays visible.
+    """Choose the block, a quarter of the image's area, that stays visible.
 
-    The block lies on the grid of the backbone's feature cells, so that it is encoded to whole features. The picture
+    The block lies on the grid of the backbone's feature cells, so that it is encoded to whole features. The image
     itself is not touched: the algorithm cuts the block out, on the device.
 
     **Required Keys:** none.
@@ -26,7 +26,7 @@ class QuarterMask(BaseTransform):
       ``PackInputs(meta_keys=('visible_origin', ...))``.
 
     Args:
-        input_size: Side of the square picture in pixels.
+        input_size: Side of the square image in pixels.
         stride: Pixels per feature cell: the backbone's output stride.
         visible: ``'corner'``, one of the four corners with equal chance per sample, as in the paper; one of them by
             name (``'top_left'``, ...); ``'center'``; or ``'random'``, any offset in whole cells.

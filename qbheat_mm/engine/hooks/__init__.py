@@ -1,39 +1,39 @@
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .calibrate_bn_hook import CalibrateBNHook
-from .check_classes_hook import CheckClassesHook
-from .check_dataset_hook import CheckDatasetHook
-from .check_queue_hook import CheckQueueHook
 from .checkpoint_guard_hook import CheckpointGuardHook
+from .class_check_hook import ClassCheckHook
 from .compile_hook import CompileHook
-from .draws_hook import DrawsHook
+from .dataset_check_hook import DatasetCheckHook
+from .deterministic_seed_hook import DeterministicSeedHook
 from .effective_batch_hook import EffectiveBatchHook
-from .finite_loss_hook import FiniteLossHook
 from .heat_statistics_hook import HeatStatisticsHook
+from .invalid_loss_hook import InvalidLossHook
 from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
+from .queue_check_hook import QueueCheckHook
 from .reconstruction_hook import ReconstructionHook
-from .safe_checkpoint_hook import SafeCheckpointHook
-from .skipped_pictures_hook import SkippedPicturesHook
+from .skipped_images_hook import SkippedImagesHook
 from .throughput_hook import ThroughputHook
-from .validate_first_hook import ValidateFirstHook
+from .val_before_train_hook import ValBeforeTrainHook
 from .whitening_hook import WhiteningHook
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CalibrateBNHook',
-    'CheckClassesHook',
-    'CheckDatasetHook',
-    'CheckQueueHook',
     'CheckpointGuardHook',
+    'ClassCheckHook',
     'CompileHook',
-    'DrawsHook',
+    'DatasetCheckHook',
+    'DeterministicSeedHook',
     'EffectiveBatchHook',
-    'FiniteLossHook',
     'HeatStatisticsHook',
+    'InvalidLossHook',
     'KnnHook',
     'PlainCheckpointHook',
+    'QueueCheckHook',
     'ReconstructionHook',
-    'SafeCheckpointHook',
-    'SkippedPicturesHook',
+    'SkippedImagesHook',
     'ThroughputHook',
-    'ValidateFirstHook',
+    'ValBeforeTrainHook',
     'WhiteningHook',
 ]

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...checkpoint import CheckpointError, bare, guard_init_cfg
-from ..resume import choose_checkpoint
+from ...checkpoint.resume import choose_checkpoint
 
 
 @HOOKS.register_module()

@@ -27,10 +27,10 @@ class EffectiveBatchHook(Hook):
         base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
         scaled = runner.cfg.get('auto_scale_lr', {}).get('enable') if base else False
         runner.logger.info(
-            f'Effective batch: {processes} process(es) x {batch} pictures x {accumulated} accumulated = '
+            f'Effective batch: {processes} process(es) x {batch} images x {accumulated} accumulated = '
             f'{processes * batch * accumulated}; peak learning rate {", ".join(f"{rate:g}" for rate in rates)}'
             + (f', scaled from a batch of {base}' if scaled else ', as in the config')
-            + f'; {len(loader.dataset)} pictures, {len(loader)} iterations an epoch.'
+            + f'; {len(loader.dataset)} images, {len(loader)} iterations an epoch.'
         )
         if scaled and accumulated > 1:
             runner.logger.warning(

@@ -1,4 +1,4 @@
-"""Watch a pre-training learn: k-NN accuracy on a labelled subset, every few epochs."""
+"""Watch a pre-training learn: k-NN accuracy on a labeled subset, every few epochs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets.classes import check_classes
-from ...evaluation.knn import extract_features, knn_accuracy
+from ...evaluation.functional.knn import extract_features, knn_accuracy
 
 
 @HOOKS.register_module()
 class KnnHook(Hook):
-    """Before the first and after every n-th epoch, classify one labelled data set by its neighbours in another.
+    """Before the first and after every n-th epoch, classify one labeled dataset by its neighbors in another.
 
     Logged as ``knn/top1_k<k>`` in %. Nothing learns from these labels, and the training goes on as it would without:
     no random number of it is used up.
 
     Args:
-        bank: Config of the labelled data set in which neighbours are looked up; without augmentation.
-        queries: Config of the labelled data set that is classified.
+        bank: Config of the labeled dataset in which neighbors are looked up; without augmentation.
+        queries: Config of the labeled dataset that is classified.
         interval: Epochs between two looks.
-        ks: Numbers of neighbours.
+        ks: Numbers of neighbors.
         temperature: Of the votes.
-        batch_size: Pictures at a time, per process.
-        num_workers: Processes that read pictures.
+        batch_size: Images at a time, per process.
+        num_workers: Processes that read images.
     """
 
     def __init__(

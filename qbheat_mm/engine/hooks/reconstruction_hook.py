@@ -11,37 +11,37 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
-from ...apis.inferencer import QBHeatInferencer, list_pictures
+from ...apis.inferencer import QBHeatInferencer, list_images
 from ...visualization import draw_reconstructions
 
 
 @HOOKS.register_module()
 class ReconstructionHook(Hook):
-    """After every few epochs, draw reconstructions of fixed pictures through ``runner.visualizer``.
+    """After every few epochs, draw reconstructions of fixed images through ``runner.visualizer``.
 
     They go wherever the visualizer's backends write: ``vis_data/vis_image`` of the work dir, TensorBoard, W&B, ...
 
     Args:
-        pictures: A folder, or picture files.
+        images: A folder, or image files.
         limit: How many to draw at the most.
         interval: Epochs between drawings.
         visible: Which block stays visible, see ``QuarterMask``; a fixed one, so that drawings compare.
 
     Raises:
-        FileNotFoundError: Before training, if there is no picture.
+        FileNotFoundError: Before training, if there is no image.
     """
 
     def __init__(
-        self, pictures: str | Sequence[str], limit: int = 8, interval: int = 10, visible: str = 'top_left'
+        self, images: str | Sequence[str], limit: int = 8, interval: int = 10, visible: str = 'top_left'
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.limit = limit
         self.interval = interval
         self.visible = visible
 
     def before_train(self, runner: Runner) -> None:
-        """Look for the pictures now and not hours later."""
-        self._files = list_pictures(self.pictures)[: self.limit]
+        """Look for the images now and not hours later."""
+        self._files = list_images(self.images)[: self.limit]
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:

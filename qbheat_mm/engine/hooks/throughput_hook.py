@@ -13,10 +13,10 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Log pictures per second over all processes, and on a CPU the peak memory of the main process in MiB.
+    """Log images per second over all processes, and on a CPU the peak memory of the main process in MiB.
 
     They stand in each line of the log beside progress, ETA and, on a GPU, its memory, all of which mmengine gives,
-    and with the other scalars as ``train/pictures_per_sec`` and ``train/memory``. Loading the data counts.
+    and with the other scalars as ``train/images_per_sec`` and ``train/memory``. Loading the data counts.
     """
 
     priority = 'NORMAL'  # after IterTimerHook, which is registered before, and before LoggerHook
@@ -28,7 +28,7 @@ class ThroughputHook(Hook):
             batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
             seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
             speed = batch * dist.get_world_size() / max(seconds, 1e-9)
-            hub.update_scalar('train/pictures_per_sec', speed, resumed=False)
+            hub.update_scalar('train/images_per_sec', speed, resumed=False)
         if not torch.cuda.is_available():
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
             hub.update_scalar('train/memory', peak, resumed=False)

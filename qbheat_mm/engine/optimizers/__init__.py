@@ -1,4 +1,4 @@
-from .multi_rate_constructor import MultiRateConstructor
-from .trainable_params_constructor import TrainableParamsConstructor
+from .lr_sweep_optim_wrapper_constructor import LRSweepOptimWrapperConstructor
+from .trainable_params_optim_wrapper_constructor import TrainableParamsOptimWrapperConstructor
 
-__all__ = ['MultiRateConstructor', 'TrainableParamsConstructor']
+__all__ = ['LRSweepOptimWrapperConstructor', 'TrainableParamsOptimWrapperConstructor']

@@ -1,4 +1,4 @@
-from .feature_input import FeatureInput
+from .identity_backbone import IdentityBackbone
 from .mobile_former import MobileFormer
 
-__all__ = ['FeatureInput', 'MobileFormer']
+__all__ = ['IdentityBackbone', 'MobileFormer']

@@ -362,7 +362,7 @@ class MobileFormer(BaseBackbone):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem, the token table and the first k stages
             (no gradient, and eval mode after every ``train()``); the number of stages freezes all.
         norm_eval: Keep every BatchNorm in eval mode.
-        init_cfg: Initialisation. ``Pretrained`` is loaded strictly and with ``weights_only=True``.
+        init_cfg: Initialization. ``Pretrained`` is loaded strictly and with ``weights_only=True``.
     """
 
     @check_arguments('output_stride')
@@ -463,7 +463,7 @@ class MobileFormer(BaseBackbone):
         return [*self.stages[self.out_indices[-1] + 1 :], self.last_local_to_global]
 
     def init_weights(self) -> None:
-        """Initialise, or load a ``Pretrained`` checkpoint strictly.
+        """Initialize, or load a ``Pretrained`` checkpoint strictly.
 
         Raises:
             CheckpointError: If a key is missing, unexpected or of another shape.
@@ -486,7 +486,7 @@ class MobileFormer(BaseBackbone):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             x: (N, 3, H, W), at least 32 px a side.

@@ -1,6 +1,6 @@
+from .lr_sweep_head import LRSweepHead
 from .mobile_former_cls_head import MobileFormerClsHead
-from .multi_rate_head import MultiRateHead
-from .pixel_head import PixelDecoder, PixelHead
+from .qbheat_head import QBHeatDecoder, QBHeatPretrainHead
 from .transformer_probe_head import TransformerProbeHead
 
-__all__ = ['MobileFormerClsHead', 'MultiRateHead', 'PixelDecoder', 'PixelHead', 'TransformerProbeHead']
+__all__ = ['LRSweepHead', 'MobileFormerClsHead', 'QBHeatDecoder', 'QBHeatPretrainHead', 'TransformerProbeHead']

@@ -23,7 +23,7 @@ class MobileFormerClsHead(ClsHead):
         hidden_channels: Width F of the hidden layer.
         groups: Groups of the 1x1 convolution; those of the backbone.
         dropout: Dropout before the last layer.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
         **kwargs: Of mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
     """
 

@@ -26,7 +26,7 @@ class TransformerProbeHead(LinearClsHead):
         num_heads: Attention heads.
         depth: Blocks, 1 to 12.
         mlp_ratio: Hidden width of the feed-forward networks, in widths.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
         **kwargs: Of mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
 
     Raises:

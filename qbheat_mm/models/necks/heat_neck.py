@@ -1,4 +1,4 @@
-"""From the features of the visible quarter to those of the whole picture, by the heat equation's first-order split."""
+"""From the features of the visible quarter to those of the whole image, by the heat equation's first-order split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HeatNeck(BaseModule):
     matters as long as A and B do not commute. Every masked cell is reached from the visible cell exactly one block
     away, wherever the block lies.
 
-    A = B = 0 at initialisation: training starts from copies of the visible features (our choice).
+    A = B = 0 at initialization: training starts from copies of the visible features (our choice).
 
     Args:
         in_channels: Channels C of the features.
@@ -83,7 +83,7 @@ class HeatNeck(BaseModule):
         return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
 
     def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
-        """Features of the visible block to features of the whole picture.
+        """Features of the visible block to features of the whole image.
 
         Args:
             visible: (N, C, h, w), the features of the visible block.

@@ -56,7 +56,7 @@ class WhiteningLayer(nn.Module):
 
 @MODELS.register_module()
 class Whitening(BaseModule):
-    """Features of a frozen backbone with mean 0 and, over pictures and positions, covariance I.
+    """Features of a frozen backbone with mean 0 and, over images and positions, covariance I.
 
     QB-Heat's features have most of their variance in a handful of directions. What stands in the others a head learns
     slowly, although a linear map could read it as well. Not the paper's.

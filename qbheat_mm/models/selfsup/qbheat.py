@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...arguments import check_arguments
 from ...datasets.transforms.quarter_mask import whole_quarter_sizes
-from ..heads.pixel_head import pick_runs
+from ..heads.qbheat_head import gather_runs
 
 
 @MODELS.register_module()
@@ -21,11 +21,11 @@ class QBHeat(BaseSelfSupervisor):
     Args:
         backbone: Any backbone of mmpretrain with a spatial output; it sees the visible quarter alone.
         neck: ``HeatNeck``.
-        head: ``PixelHead``.
-        img_size: Side of the square pictures in pixels.
+        head: ``QBHeatPretrainHead``.
+        img_size: Side of the square images in pixels.
         feature_index: Which of the backbone's outputs is extrapolated.
         data_preprocessor: Defaults to mmpretrain's ``SelfSupDataPreprocessor``.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Raises:
         ValueError: If the backbone cannot encode a quarter of ``img_size`` to whole features, or the parts do not fit.
@@ -62,7 +62,7 @@ class QBHeat(BaseSelfSupervisor):
         """The masked reconstruction loss.
 
         Args:
-            inputs: (N, 3, H, W), normalised, H = W = ``img_size``.
+            inputs: (N, 3, H, W), normalized, H = W = ``img_size``.
             data_samples: Each with ``visible_origin``, from ``QuarterMask``.
 
         Returns:
@@ -75,7 +75,7 @@ class QBHeat(BaseSelfSupervisor):
 
     def encode_visible(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """(N, 3, H, W) and the blocks' places (N, 2) -> features (N, C, h, w) of the visible block alone."""
-        visible = crop_blocks(inputs, origin, self.stride)
+        visible = crop_quarter(inputs, origin, self.stride)
         return self.backbone(visible)[self.feature_index]
 
     def forward(self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'):
@@ -86,15 +86,15 @@ class QBHeat(BaseSelfSupervisor):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[DataSample]) -> list[DataSample]:
-        """Reconstruct pictures from one quarter.
+        """Reconstruct images from one quarter.
 
         Args:
-            inputs: (N, 3, H, W), normalised.
+            inputs: (N, 3, H, W), normalized.
             data_samples: Each with ``visible_origin``.
 
         Returns:
             The samples with ``reconstruction`` (3, H, W), pixel values of 0 to 255 in the channel order of the
-            normalised input, the visible quarter copied in, and the metrics ``masked_loss`` and ``constant_loss``
+            normalized input, the visible quarter copied in, and the metrics ``masked_loss`` and ``constant_loss``
             (the best constant per patch).
         """
         origin = self._origins(inputs, data_samples)
@@ -112,7 +112,7 @@ class QBHeat(BaseSelfSupervisor):
         return data_samples
 
     def to_pixels(self, inputs: Tensor) -> Tensor:
-        """Undo the data preprocessor's normalisation: (N, 3, H, W) -> values of 0 to 255."""
+        """Undo the data preprocessor's normalization: (N, 3, H, W) -> values of 0 to 255."""
         if not self.data_preprocessor._enable_normalize:
             return inputs
         return inputs * self.data_preprocessor.std + self.data_preprocessor.mean
@@ -121,7 +121,7 @@ class QBHeat(BaseSelfSupervisor):
         if tuple(inputs.shape[-2:]) != (self.img_size, self.img_size):
             raise ValueError(
                 f'QBHeat was built for {self.img_size} px (img_size) but the pipeline gives '
-                f'{inputs.shape[-1]} x {inputs.shape[-2]} px pictures.'
+                f'{inputs.shape[-1]} x {inputs.shape[-2]} px images.'
             )
         if not all('visible_origin' in sample for sample in data_samples):
             raise KeyError(
@@ -156,7 +156,7 @@ class QBHeat(BaseSelfSupervisor):
         except Exception as error:
             raise ValueError(
                 f'{name} cannot encode a quarter of {quarter} x {quarter} px: {error}. A backbone for one size of '
-                f'picture alone (fixed position embeddings, say) must be built for the quarter, img_size={quarter}.'
+                f'image alone (fixed position embeddings, say) must be built for the quarter, img_size={quarter}.'
             ) from error
         self.backbone.train(training)
         if not -len(features) <= self.feature_index < len(features):
@@ -184,8 +184,8 @@ class QBHeat(BaseSelfSupervisor):
                 raise ValueError(f'{name} gives {feature.shape[1]} channels, but {field}={channels}.')
 
 
-def crop_blocks(images: Tensor, origin: Tensor, stride: int) -> Tensor:
-    """Cut a quarter out of each picture, without a loop or a host synchronisation.
+def crop_quarter(images: Tensor, origin: Tensor, stride: int) -> Tensor:
+    """Cut a quarter out of each image, without a loop or a host synchronisation.
 
     Args:
         images: (N, C, H, W).
@@ -199,4 +199,4 @@ def crop_blocks(images: Tensor, origin: Tensor, stride: int) -> Tensor:
     planes = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1)
     rows = origin[:, 0, None] * stride + torch.arange(height // 2, device=images.device)
     columns = origin[:, 1, None] + torch.arange(width // 2 // stride, device=images.device)
-    return pick_runs(images, planes, rows[:, None, :, None], columns[:, None, None, :], stride).flatten(3)
+    return gather_runs(images, planes, rows[:, None, :, None], columns[:, None, None, :], stride).flatten(3)

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import build_qbheat, samples_at
+from helpers.models import build_qbheat, samples_at
 
 from qbheat_mm.engine.hooks import CompileHook
 

@@ -25,9 +25,9 @@ def say(monkeypatch, accumulated: int = 1, enable: bool = True) -> list[str]:
 
 def test_batch_and_peak_rate_are_told(monkeypatch):
     (text,) = say(monkeypatch)
-    assert '4 process(es) x 32 pictures x 1 accumulated = 128' in text
+    assert '4 process(es) x 32 images x 1 accumulated = 128' in text
     assert 'peak learning rate 0.2, scaled from a batch of 1024' in text
-    assert '100 pictures, 4 iterations' in text
+    assert '100 images, 4 iterations' in text
     assert 'as in the config' in say(monkeypatch, enable=False)[0]
 
 

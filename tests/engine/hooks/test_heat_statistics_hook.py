@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import qbheat_config, write_pictures
+from helpers.models import qbheat_config, write_images
 from test_hooks import build_runner
 
 from qbheat_mm.engine.hooks.heat_statistics_hook import heat_statistics
@@ -50,12 +50,12 @@ def test_generators_that_are_still_zero_have_a_commutator_of_zero():
 
 @pytest.mark.parametrize('options', [dict(scheme='none'), *NECKS], ids=str)
 def test_a_run_logs_the_generators_it_ends_with(options, tmp_path):
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     model = qbheat_config()
     model['neck'].update(options)
     runner = build_runner(
         tmp_path / 'run',
-        tmp_path / 'pictures',
+        tmp_path / 'images',
         f'statistics{NECKS.index(options) if options in NECKS else "none"}',
         model=model,
         custom_hooks=[dict(type='HeatStatisticsHook')],

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import PIPELINE, frozen_classifier_config, qbheat_config, write_pictures
+from helpers.models import PIPELINE, frozen_classifier_config, qbheat_config, write_images
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -14,17 +14,17 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from qbheat_mm.checkpoint import read_checkpoint
-from qbheat_mm.engine.hooks import FiniteLossHook, PlainCheckpointHook, finite_loss_hook
+from qbheat_mm.engine.hooks import InvalidLossHook, PlainCheckpointHook, invalid_loss_hook
 
 
-def build_runner(work_dir, pictures, name, sampler='DefaultSampler', **kwargs) -> Runner:
+def build_runner(work_dir, images, name, sampler='DefaultSampler', **kwargs) -> Runner:
     """A QB-Heat run of a few iterations."""
     loader = dict(
         batch_size=4,
         num_workers=0,
         sampler=dict(type=sampler, shuffle=True),
         collate_fn=dict(type='default_collate'),
-        dataset=dict(type='FolderDataset', data_root=str(pictures), with_label=False, pipeline=PIPELINE),
+        dataset=dict(type='ImageFolderDataset', data_root=str(images), with_label=False, pipeline=PIPELINE),
     )
     cfg = dict(
         model=qbheat_config(),
@@ -32,7 +32,7 @@ def build_runner(work_dir, pictures, name, sampler='DefaultSampler', **kwargs) -
         train_cfg=dict(by_epoch=True, max_epochs=1),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
         default_scope='mmpretrain',
-        custom_hooks=[dict(type='PlainCheckpointHook'), dict(type='FiniteLossHook'), dict(type='SkippedPicturesHook')],
+        custom_hooks=[dict(type='PlainCheckpointHook'), dict(type='InvalidLossHook'), dict(type='SkippedImagesHook')],
         randomness=dict(seed=0),
         work_dir=str(work_dir),
         experiment_name=name,
@@ -41,15 +41,15 @@ def build_runner(work_dir, pictures, name, sampler='DefaultSampler', **kwargs) -
 
 
 def test_checkpoints_are_plain_and_resume(tmp_path):
-    write_pictures(tmp_path / 'pictures', 8)
-    build_runner(tmp_path / 'run', tmp_path / 'pictures', 'plain').train()
+    write_images(tmp_path / 'images', 8)
+    build_runner(tmp_path / 'run', tmp_path / 'images', 'plain').train()
     content = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')  # weights_only=True
     losses = content['message_hub']['log_scalars']['train/loss']['log_history']
     assert len(losses) == 2
     assert all(type(loss) is float for loss in losses)
 
     runner = build_runner(
-        tmp_path / 'run', tmp_path / 'pictures', 'resumed', resume=True, train_cfg=dict(by_epoch=True, max_epochs=2)
+        tmp_path / 'run', tmp_path / 'images', 'resumed', resume=True, train_cfg=dict(by_epoch=True, max_epochs=2)
     )
     runner.train()
     assert runner.iter == 4
@@ -80,18 +80,18 @@ def test_checkpoints_of_stock_runs_pass():
     PlainCheckpointHook().after_load_checkpoint(None, dict(state_dict=dict()))
 
 
-def test_a_run_skips_broken_pictures_and_names_them(tmp_path):
-    write_pictures(tmp_path / 'pictures', 7)
-    (tmp_path / 'pictures' / 'broken.jpg').write_text('no picture')
-    build_runner(tmp_path / 'run', tmp_path / 'pictures', 'skips').train()
+def test_a_run_skips_broken_images_and_names_them(tmp_path):
+    write_images(tmp_path / 'images', 7)
+    (tmp_path / 'images' / 'broken.jpg').write_text('no image')
+    build_runner(tmp_path / 'run', tmp_path / 'images', 'skips').train()
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
-    assert '1 of 8 pictures could not be read and were skipped' in log
+    assert '1 of 8 images could not be read and were skipped' in log
     assert 'broken.jpg' in log
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(tmp_path):
-    write_pictures(tmp_path / 'pictures', 8)
-    runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', 'nan')
+    write_images(tmp_path / 'images', 8)
+    runner = build_runner(tmp_path / 'run', tmp_path / 'images', 'nan')
     with torch.no_grad():
         runner.model.neck.generator_x.fill_(float('nan'))
     with pytest.raises(
@@ -121,11 +121,11 @@ def break_after(runner: Runner, iteration: int, value: float, *names: str) -> No
 def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoint(
     tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits, clip
 ):
-    monkeypatch.setattr(finite_loss_hook, '_has_to_wait', lambda flag: waits)  # as on a GPU
-    write_pictures(tmp_path / 'pictures', 8)
+    monkeypatch.setattr(invalid_loss_hook, '_has_to_wait', lambda flag: waits)  # as on a GPU
+    write_images(tmp_path / 'images', 8)
     runner = build_runner(
         tmp_path / 'run',
-        tmp_path / 'pictures',
+        tmp_path / 'images',
         f'gradient{epochs}{broken_at}{waits}{bool(clip)}',
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), clip_grad=clip),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
@@ -144,9 +144,9 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoin
 
 def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path):
     """Its gradient was finite, and so was the loss before it."""
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     runner = build_runner(
-        tmp_path / 'run', tmp_path / 'pictures', 'step', optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e30))
+        tmp_path / 'run', tmp_path / 'images', 'step', optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e30))
     )
     for iteration in (1, 2):
         break_after(runner, iteration, 0.0, *(n for n, each in runner.model.named_parameters() if each.requires_grad))
@@ -157,8 +157,8 @@ def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path):
 
 
 def test_an_optimizer_state_that_overflowed_enters_no_checkpoint(tmp_path):
-    write_pictures(tmp_path / 'pictures', 8)
-    runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', 'overflow')
+    write_images(tmp_path / 'images', 8)
+    runner = build_runner(tmp_path / 'run', tmp_path / 'images', 'overflow')
     break_after(runner, 2, 1e30)  # finite, its square is not: AdamW would never move A again
     with pytest.raises(FloatingPointError, match=r'1 of \d+ tensors, optimizer\..*exp_avg_sq.* after iteration 2 '):
         runner.train()
@@ -184,12 +184,12 @@ def all_finite(path) -> bool:
     ids=str,
 )
 def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_iteration(tmp_path, neck, clip):
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     model = qbheat_config(decoder=dict(depth=2))
     model['neck'].update(neck)
     runner = build_runner(
         tmp_path / 'run',
-        tmp_path / 'pictures',
+        tmp_path / 'images',
         f'long{neck}{clip}'.replace(' ', ''),
         sampler='InfiniteSampler',  # mmengine waits two seconds where a loader by iterations starts over
         model=model,
@@ -237,10 +237,10 @@ def scaled_wrapper():
     ids=['19', '20', '20 with clipping', '12 and 12'],
 )
 def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip, stops_at):
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     runner = build_runner(
         tmp_path / 'run',
-        tmp_path / 'pictures',
+        tmp_path / 'images',
         f'scaler{len(broken)}{clip}'.replace(' ', ''),
         sampler='InfiniteSampler',
         train_cfg=dict(by_epoch=False, max_iters=28),
@@ -262,10 +262,10 @@ def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip,
 
 @pytest.mark.usefixtures('scaled_wrapper')
 def test_a_skipped_step_forgives_its_loss_and_another_does_not(tmp_path, monkeypatch):
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     options = dict(optim_wrapper=dict(type='ScaledWrapper', optimizer=dict(type='AdamW', lr=1e-3)))
     for name, factor, stops in (('skipped', float('nan'), False), ('taken', 1.0, True)):
-        runner = build_runner(tmp_path / 'run', tmp_path / 'pictures', name, **options)
+        runner = build_runner(tmp_path / 'run', tmp_path / 'images', name, **options)
         parse_losses = runner.model.parse_losses
 
         def parse(losses, parse_losses=parse_losses, factor=factor):
@@ -289,7 +289,7 @@ def test_finite_loss_hook_names_the_last_good_checkpoint(tmp_path):
         train_dataloader=range(100),
         optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[1e-3])),
     )
-    hook = FiniteLossHook(interval=5)
+    hook = InvalidLossHook(interval=5)
     hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(1.0)))
     with pytest.raises(FloatingPointError, match=r'loss is not finite at iteration 10 .*rate 0\.001.*epoch_3\.pth'):
         hook.after_train_iter(runner, 9, outputs=dict(loss=torch.tensor(float('inf'))))
@@ -300,13 +300,13 @@ def test_calibration_gives_the_backbone_the_statistics_of_its_data():
     torch.manual_seed(0)
     model = MODELS.build(frozen_classifier_config())
     model.train()  # frozen parts go to eval mode
-    pictures = torch.rand(8, 3, 64, 64) * 10
-    data = torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=8)
+    images = torch.rand(8, 3, 64, 64) * 10
+    data = torch.utils.data.DataLoader([dict(inputs=image) for image in images], batch_size=8)
     weights = {name: value.clone() for name, value in model.backbone.named_parameters()}
     hook = HOOKS.build(dict(type='CalibrateBNHook', num_samples=8))
     hook.before_train(SimpleNamespace(iter=0, model=model, train_dataloader=data))
     norm = model.backbone.stem[1]
-    torch.testing.assert_close(norm.running_mean, model.backbone.stem[0](pictures).mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, model.backbone.stem[0](images).mean((0, 2, 3)))
     assert not norm.training
     assert all(torch.equal(value, weights[name]) for name, value in model.backbone.named_parameters())
 
@@ -317,15 +317,15 @@ def test_calibration_gives_the_backbone_the_statistics_of_its_data():
 
 
 def test_validation_before_training_opens_the_curve(tmp_path):
-    write_pictures(tmp_path / 'pictures', 8)
+    write_images(tmp_path / 'images', 8)
     loader = dict(
         batch_size=4,
         num_workers=0,
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
         dataset=dict(
-            type='FolderDataset',
-            data_root=str(tmp_path / 'pictures'),
+            type='ImageFolderDataset',
+            data_root=str(tmp_path / 'images'),
             with_label=False,
             test_mode=True,
             pipeline=PIPELINE,
@@ -333,12 +333,12 @@ def test_validation_before_training_opens_the_curve(tmp_path):
     )
     build_runner(
         tmp_path / 'run',
-        tmp_path / 'pictures',
+        tmp_path / 'images',
         'first',
         val_dataloader=loader,
         val_cfg=dict(),
         val_evaluator=dict(type='ReconstructionLoss'),
-        custom_hooks=[dict(type='ValidateFirstHook'), dict(type='PlainCheckpointHook')],
+        custom_hooks=[dict(type='ValBeforeTrainHook'), dict(type='PlainCheckpointHook')],
     ).train()
     (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
     records = [json.loads(line) for line in scalars.read_text().splitlines()]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from helpers import write_pictures
+from helpers.models import write_images
 from test_hooks import build_runner
 
 from qbheat_mm.checkpoint import read_checkpoint
@@ -10,13 +10,13 @@ from qbheat_mm.checkpoint import read_checkpoint
 LOAD = [dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')]
 
 
-def labelled(folder) -> dict:
-    return dict(type='FolderDataset', data_root=str(folder), test_mode=True, pipeline=LOAD)
+def labeled(folder) -> dict:
+    return dict(type='ImageFolderDataset', data_root=str(folder), test_mode=True, pipeline=LOAD)
 
 
 def knn(bank, queries, **kwargs) -> dict:
     return dict(
-        type='KnnHook', bank=labelled(bank), queries=labelled(queries), ks=(1, 3), num_workers=0, interval=2, **kwargs
+        type='KnnHook', bank=labeled(bank), queries=labeled(queries), ks=(1, 3), num_workers=0, interval=2, **kwargs
     )
 
 
@@ -24,7 +24,7 @@ def knn(bank, queries, **kwargs) -> dict:
 def data(tmp_path):
     for split, seed in (('train', 0), ('val', 9)):
         for i, name in enumerate(('cat', 'dog')):
-            write_pictures(tmp_path / split / name, 4, seed=seed + i)
+            write_images(tmp_path / split / name, 4, seed=seed + i)
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def test_the_curve_starts_before_training_and_training_is_as_without(data):
         assert torch.equal(value, without.model.state_dict()[name]), name
 
 
-def test_pictures_that_are_their_own_neighbours_are_all_classified(data):
+def test_images_that_are_their_own_neighbors_are_all_classified(data):
     runner = run(data, 'self', [knn(data / 'train', data / 'train')])
     assert runner.message_hub.get_scalar('knn/top1_k1').current() == 100
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_pictures
+from helpers.models import write_images
 from mmengine.runner import Runner
 from PIL import Image
 from test_hooks import build_runner
@@ -17,7 +17,7 @@ def run_with_drawings(folder: Path, name: str, epochs: int = 1, backends=TENSORB
     hooks = [dict(type='ReconstructionHook', **options), dict(type='HeatStatisticsHook')]
     return build_runner(
         folder / 'run',
-        folder / 'pictures',
+        folder / 'images',
         name,
         custom_hooks=hooks,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
@@ -26,10 +26,10 @@ def run_with_drawings(folder: Path, name: str, epochs: int = 1, backends=TENSORB
 
 
 def test_drawings_are_the_models_reconstructions_every_interval_and_at_the_end(tmp_path):
-    write_pictures(tmp_path / 'pictures', 4)
-    shown = write_pictures(tmp_path / 'shown', 3, size=96, seed=1)
+    write_images(tmp_path / 'images', 4)
+    shown = write_images(tmp_path / 'shown', 3, size=96, seed=1)
     runner = run_with_drawings(
-        tmp_path, 'drawings', epochs=3, pictures=str(tmp_path / 'shown'), limit=2, interval=2, visible='bottom_right'
+        tmp_path, 'drawings', epochs=3, images=str(tmp_path / 'shown'), limit=2, interval=2, visible='bottom_right'
     )
     runner.train()
     files = sorted((tmp_path / 'run').glob('*/vis_data/vis_image/*'))
@@ -40,23 +40,23 @@ def test_drawings_are_the_models_reconstructions_every_interval_and_at_the_end(t
     assert not np.array_equal(np.asarray(Image.open(files[0])), np.asarray(Image.open(files[1])))
 
 
-def test_missing_pictures_are_named_before_training(tmp_path):
-    write_pictures(tmp_path / 'pictures', 4)
-    runner = run_with_drawings(tmp_path, 'missing', pictures=[str(tmp_path / 'gone.jpg')])
+def test_missing_images_are_named_before_training(tmp_path):
+    write_images(tmp_path / 'images', 4)
+    runner = run_with_drawings(tmp_path, 'missing', images=[str(tmp_path / 'gone.jpg')])
     with pytest.raises(FileNotFoundError, match=r'gone\.jpg'):
         runner.train()
     assert runner.iter == 0
     (tmp_path / 'empty').mkdir()
-    runner = run_with_drawings(tmp_path, 'empty', pictures=str(tmp_path / 'empty'))
-    with pytest.raises(FileNotFoundError, match=r'no picture in .*empty'):
+    runner = run_with_drawings(tmp_path, 'empty', images=str(tmp_path / 'empty'))
+    with pytest.raises(FileNotFoundError, match=r'no image in .*empty'):
         runner.train()
     assert runner.iter == 0
 
 
 def test_tensorboard_receives_drawings_and_statistics(tmp_path):
     tensorboard = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
-    shown = write_pictures(tmp_path / 'pictures', 4)
-    runner = run_with_drawings(tmp_path, 'tensorboard', backends=TENSORBOARD, pictures=[str(shown[0])])
+    shown = write_images(tmp_path / 'images', 4)
+    runner = run_with_drawings(tmp_path, 'tensorboard', backends=TENSORBOARD, images=[str(shown[0])])
     runner.train()
     runner.visualizer.close()
     (events,) = (tmp_path / 'run').glob('*/vis_data/events*')

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers.models import ROOT
+from helpers.run_config import runner_config
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
-from run_config import runner_config
 
 OPTION = 'visualizer.vis_backends.0.type=TensorboardVisBackend'
 
@@ -36,12 +36,12 @@ def test_progress_eta_speed_and_memory_stand_in_the_log_and_the_loss_in_tensorbo
     lines = [line for line in log.read_text().splitlines() if 'Epoch(train)' in line]
     assert len(lines) == 4
     for line in lines:
-        assert re.search(r'Epoch\(train\) +\[\d\]\[\d/2\].* eta: \d:\d\d:\d\d .*pictures_per_sec: \d+\.\d+ .*', line)
+        assert re.search(r'Epoch\(train\) +\[\d\]\[\d/2\].* eta: \d:\d\d:\d\d .*images_per_sec: \d+\.\d+ .*', line)
         assert 'memory: ' in line
     if not torch.cuda.is_available():
         peak = float(re.search(r'memory: ([\d.]+)', lines[-1])[1])
         assert 50 < peak < 1e6  # MiB of a process that imported torch
-    seconds, speed = (float(re.search(rf'{name}: ([\d.]+)', lines[-1])[1]) for name in (' time', 'pictures_per_sec'))
+    seconds, speed = (float(re.search(rf'{name}: ([\d.]+)', lines[-1])[1]) for name in (' time', 'images_per_sec'))
     assert speed * seconds == pytest.approx(4, rel=0.05)  # the batch; the log rounds seconds
 
     (events,) = Path(run.work_dir).rglob('events.out.tfevents*')
@@ -51,4 +51,4 @@ def test_progress_eta_speed_and_memory_stand_in_the_log_and_the_loss_in_tensorbo
     stored = [event.value for event in scalars.Scalars('loss')]
     assert len(stored) == len(logged) == 4
     assert stored[0] == pytest.approx(logged[0], rel=1e-5)
-    assert scalars.Scalars('pictures_per_sec')[-1].value == pytest.approx(speed, rel=1e-3)
+    assert scalars.Scalars('images_per_sec')[-1].value == pytest.approx(speed, rel=1e-3)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import frozen_classifier_config
+from helpers.models import frozen_classifier_config
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
@@ -17,18 +17,18 @@ def build_model(*neck: dict) -> torch.nn.Module:
     return MODELS.build(frozen_classifier_config(*neck)).train()
 
 
-def build_loader(pictures: torch.Tensor) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader([dict(inputs=picture) for picture in pictures], batch_size=64)
+def build_loader(images: torch.Tensor) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader([dict(inputs=image) for image in images], batch_size=64)
 
 
-PICTURES = torch.rand(192, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 10
+IMAGES = torch.rand(192, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 10
 WHITENING = dict(type='Whitening', in_channels=[20], eps=0)
 
 
 def run_hook(model, iter=0, num_samples=192):
     hook = HOOKS.build(dict(type='WhiteningHook', num_samples=num_samples))
     logger = MMLogger.get_instance('whitening', logger_name='whitening')
-    hook.before_train(SimpleNamespace(iter=iter, model=model, train_dataloader=build_loader(PICTURES), logger=logger))
+    hook.before_train(SimpleNamespace(iter=iter, model=model, train_dataloader=build_loader(IMAGES), logger=logger))
 
 
 def test_features_are_white_after_the_hook():
@@ -38,13 +38,13 @@ def test_features_are_white_after_the_hook():
     assert model.training
     assert not model.neck[2].bn.running_mean.any()
     with torch.no_grad():
-        (white,) = model.neck[1](model.neck[0](model.backbone(PICTURES)))
+        (white,) = model.neck[1](model.neck[0](model.backbone(IMAGES)))
     torch.testing.assert_close(white.mean(0), torch.zeros(20), atol=1e-2, rtol=0)
     torch.testing.assert_close(white.mT.cov(correction=0), torch.eye(20), atol=2e-2, rtol=0)
 
 
 def test_so_many_samples_are_enough():
-    assert fit_whitening(build_model(WHITENING), build_loader(PICTURES), num_samples=65) == 128
+    assert fit_whitening(build_model(WHITENING), build_loader(IMAGES), num_samples=65) == 128
 
 
 def test_a_resumed_run_keeps_its_statistics():

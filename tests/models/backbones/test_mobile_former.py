@@ -78,7 +78,7 @@ def test_any_size_from_32_px(size):
 
 
 @pytest.mark.parametrize('size', SIZES)
-def test_pictures_of_a_batch_do_not_meet_in_eval_mode(size):
+def test_images_of_a_batch_do_not_meet_in_eval_mode(size):
     model = randomise_norms(MobileFormer(size, out_tokens=True)).eval()
     images = torch.randn(3, 3, 40, 56)
     with torch.no_grad():
@@ -178,12 +178,12 @@ def check_onnx(model, path, shapes):
     )
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    (picture,) = session.get_inputs()
+    (image,) = session.get_inputs()
     for shape in shapes:
         image = torch.randn(shape)
         with torch.no_grad():
             expected = model(image)
-        outs = session.run(None, {picture.name: image.numpy()})
+        outs = session.run(None, {image.name: image.numpy()})
         for out, expected_out in zip(outs, expected, strict=True):
             assert out.shape == expected_out.shape
             assert np.abs(out - expected_out.numpy()).max() <= 1e-4 * expected_out.abs().max().item()

@@ -121,7 +121,7 @@ def exchange_directions(neck: HeatNeck, axis: str) -> HeatNeck:
 @pytest.mark.parametrize('scheme', ['euler', 4, 'exp'])
 @pytest.mark.parametrize('direction', ['signed', 'separate'])
 @pytest.mark.parametrize(('axis', 'dimension', 'mirrored_origin'), [('x', 3, (0, 2)), ('y', 2, (4, 2))])
-def test_a_mirrored_picture_is_a_mirrored_neck(scheme, direction, axis, dimension, mirrored_origin, generator):
+def test_a_mirrored_image_is_a_mirrored_neck(scheme, direction, axis, dimension, mirrored_origin, generator):
     neck = random_neck(scheme=scheme, direction=direction)
     visible = torch.randn(2, 6, 4, 4, generator=generator)
     origin = torch.tensor([(0, 2)] * 2)

@@ -1,13 +1,13 @@
 """Pre-training works on data whose labels cannot be read; probing does not."""
 
 import pytest
-from helpers import ROOT, TINY_ARCH, write_pictures
+from helpers.models import ROOT, TINY_ARCH, write_images
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
-from qbheat_mm.datasets import FolderDataset
+from qbheat_mm.datasets import ImageFolderDataset
 
 
 class LabelWasRead(Exception):
@@ -20,8 +20,8 @@ def data(tmp_path, monkeypatch):
         raise LabelWasRead
 
     for i, name in enumerate(('cat', 'dog')):
-        write_pictures(tmp_path / 'train' / name, 4, seed=i)
-    # Sorting pictures by class is where CustomDataset reads labels, set_gt_label where a sample gets one.
+        write_images(tmp_path / 'train' / name, 4, seed=i)
+    # Sorting images by class is where CustomDataset reads labels, set_gt_label where a sample gets one.
     monkeypatch.setattr('mmpretrain.datasets.custom.find_folders', refuse)
     monkeypatch.setattr(DataSample, 'set_gt_label', refuse)
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
@@ -52,6 +52,6 @@ def test_pretraining_reads_no_label(data, method):
 
 def test_the_trap_works(data):
     with pytest.raises(LabelWasRead):
-        FolderDataset(data_root=str(data), data_prefix='train')
+        ImageFolderDataset(data_root=str(data), data_prefix='train')
     with pytest.raises(LabelWasRead):
         DataSample().set_gt_label(1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
-from helpers import ROOT, TINY_ARCH
+from helpers.models import ROOT, TINY_ARCH
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
@@ -36,7 +36,7 @@ def views(steps: int = 3) -> list[list[torch.Tensor]]:
 
 
 def keys_of(model) -> list[torch.Tensor]:
-    """The normalised keys of each step, as the momentum encoder computes them."""
+    """The normalized keys of each step, as the momentum encoder computes them."""
     keys = []
     model.encoder_k.register_forward_hook(
         lambda module, args, out: keys.append(torch.nn.functional.normalize(out[0], dim=1))
@@ -53,7 +53,7 @@ def test_keys_enter_the_queue_in_order_and_it_wraps_around():
         patch.setattr(torch, 'randperm', lambda n: shuffles.append(randperm(n)) or shuffles[-1])
         for pair in views():
             model.loss(pair, [])
-    keys = [each[shuffle.argsort()] for each, shuffle in zip(keys, shuffles)]  # as the pictures came
+    keys = [each[shuffle.argsort()] for each, shuffle in zip(keys, shuffles)]  # as the images came
     assert any((shuffle != torch.arange(BATCH)).any() for shuffle in shuffles)
     torch.testing.assert_close(model.queue[:, :BATCH].T, keys[2])  # the third batch replaced the first
     torch.testing.assert_close(model.queue[:, BATCH:].T, keys[1])
@@ -83,9 +83,9 @@ def test_the_configs_have_mocov2s_settings():
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 256
 
 
-def check(queue_len: int, batch_size: int, drop_last: bool = True, pictures: int = 100) -> None:
-    hook: Hook = HOOKS.build(dict(type='CheckQueueHook'))
-    loader = SimpleNamespace(batch_size=batch_size, drop_last=drop_last, dataset=range(pictures))
+def check(queue_len: int, batch_size: int, drop_last: bool = True, images: int = 100) -> None:
+    hook: Hook = HOOKS.build(dict(type='QueueCheckHook'))
+    loader = SimpleNamespace(batch_size=batch_size, drop_last=drop_last, dataset=range(images))
     hook.before_train(SimpleNamespace(model=SimpleNamespace(queue_len=queue_len), train_dataloader=loader))
 
 
@@ -99,9 +99,9 @@ def test_a_queue_that_the_batch_does_not_divide_is_refused_with_the_numbers(monk
 
 
 def test_a_smaller_last_batch_is_refused():
-    check(64, 10 - 2, drop_last=False, pictures=80)
-    with pytest.raises(ValueError, match=r'last batch of an epoch has 4 of 16 pictures.*drop_last=True'):
-        check(64, 16, drop_last=False, pictures=100)
+    check(64, 10 - 2, drop_last=False, images=80)
+    with pytest.raises(ValueError, match=r'last batch of an epoch has 4 of 16 images.*drop_last=True'):
+        check(64, 16, drop_last=False, images=100)
 
 
 def train(model, wrapped, batches) -> list[float]:

@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import build_qbheat, qbheat_config, samples_at
+from helpers.models import build_qbheat, qbheat_config, samples_at
 from mmpretrain.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbheat_mm.datasets import QuarterMask
-from qbheat_mm.models.selfsup.qbheat import crop_blocks
+from qbheat_mm.models.selfsup.qbheat import crop_quarter
 
 CORNERS = list(itertools.product((0, 2), (0, 2)))
 
@@ -31,7 +31,7 @@ def train(model, steps: int = 30, rate: float = 1e-2) -> list[float]:
 def test_crop_blocks_is_slicing(memory_format):
     images = torch.randn(3, 3, 16, 16).to(memory_format=memory_format)
     origin = torch.tensor([[0, 0], [4, 1], [2, 3]])
-    blocks = crop_blocks(images, origin, stride=2)
+    blocks = crop_quarter(images, origin, stride=2)
     for image, (row, column), block in zip(images, 2 * origin, blocks):
         assert torch.equal(block, image[:, row : row + 8, column : column + 8])
 
@@ -69,17 +69,17 @@ def test_a_few_steps_on_one_batch_reduce_the_loss():
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_predict_keeps_the_visible_pixels_and_the_colours():
+def test_predict_keeps_the_visible_pixels_and_the_colors():
     model = build_qbheat().eval()
-    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)  # BGR, as loaded
-    data = model.data_preprocessor(dict(inputs=pictures, data_samples=samples_at([(0, 2)])), False)
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)  # BGR, as loaded
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples_at([(0, 2)])), False)
     (sample,) = model(**data, mode='predict')
-    rgb = pictures[0].flip(0).float()
+    rgb = images[0].flip(0).float()
     torch.testing.assert_close(sample.reconstruction[:, :32, 32:], rgb[:, :32, 32:], rtol=0, atol=1e-3)
     assert not torch.allclose(sample.reconstruction[:, 32:], rgb[:, 32:], atol=1)
     assert sample.reconstruction.min() >= 0
     assert sample.reconstruction.max() <= 255
-    assert 0.9 < sample.constant_loss < 1.1  # normalised patches
+    assert 0.9 < sample.constant_loss < 1.1  # normalized patches
 
 
 @pytest.mark.parametrize(('size', 'remedy'), [(200, '192 or 224'), (65, '64 or 96'), (20, '32')])
@@ -140,7 +140,7 @@ def test_center_is_refused_where_its_margin_is_not_whole_cells():
 @pytest.mark.parametrize('visible', ['random', 'center'])
 def test_nothing_visible_enters_the_loss(visible):
     np.random.seed(3)
-    model = build_qbheat().eval()  # BatchNorm would mix the pictures
+    model = build_qbheat().eval()  # BatchNorm would mix the images
     samples = samples_at([QuarterMask(input_size=64, visible=visible)({})['visible_origin'] for _ in range(6)])
     images = torch.randn(6, 3, 64, 64)
     origin = model._origins(images, samples)
@@ -228,7 +228,7 @@ WAITING = ('_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'is_nonzer
 
 
 def recorded(model, count: int) -> Recorder:
-    """What the loss of ``count`` pictures and its gradient run."""
+    """What the loss of ``count`` images and its gradient run."""
     model.zero_grad()
     images, samples = torch.randn(count, 3, 64, 64), samples_at((CORNERS * count)[:count])
     with Recorder() as recorder:

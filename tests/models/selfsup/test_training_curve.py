@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import qbheat_config, write_pictures
+from helpers.models import qbheat_config, write_images
 from mmengine.dataset import Compose, default_collate
 from mmpretrain.models.heads import MAEPretrainHead
 from mmpretrain.registry import MODELS
 
-from qbheat_mm.models import PixelHead
+from qbheat_mm.models import QBHeatPretrainHead
 
 STEPS, BATCH, SIZE = 200, 8, 64
 CROP = dict(scale=SIZE, crop_ratio_range=(0.2, 1.0), interpolation='bicubic')
 SLOW_CROP = dict(type='RandomResizedCrop', backend='pillow', **CROP)
-FAST_CROP = dict(type='FastRandomResizedCrop', **CROP)
+FAST_CROP = dict(type='TorchRandomResizedCrop', **CROP)
 
 
 @MODELS.register_module()
-class WholeDecodingHead(PixelHead):
+class WholeDecodingHead(QBHeatPretrainHead):
     """Decodes every patch and weighs the visible ones with 0, as MAE's head does, on targets as it makes them."""
 
     patchify = MAEPretrainHead.patchify
@@ -64,11 +64,13 @@ def curve(paths: list[Path], crop: dict, head: str, rate: float = 1e-3, **optimi
 
 @pytest.mark.slow
 def test_curves_before_and_after_lie_on_each_other(tmp_path):
-    paths = write_pictures(tmp_path, 12, size=120)
+    paths = write_images(tmp_path, 12, size=120)
     before = curve(paths, SLOW_CROP, 'WholeDecodingHead')
-    same_pixels = curve(paths, SLOW_CROP, 'PixelHead', fused=True)
-    after = curve(paths, FAST_CROP, 'PixelHead', fused=True)
-    other = curve(paths, SLOW_CROP, 'PixelHead', fused=True, rate=0.98e-3)  # a change that one would call small
+    same_pixels = curve(paths, SLOW_CROP, 'QBHeatPretrainHead', fused=True)
+    after = curve(paths, FAST_CROP, 'QBHeatPretrainHead', fused=True)
+    other = curve(
+        paths, SLOW_CROP, 'QBHeatPretrainHead', fused=True, rate=0.98e-3
+    )  # a change that one would call small
     assert before[-20:].mean() < 0.8 * before[:5].mean()
     assert np.abs(same_pixels - before).max() < min(0.003, 0.5 * np.abs(other - before).max())
     assert np.abs(after - before).max() < 0.01  # pixels differ by rounding

@@ -1,0 +1,13 @@
+# One transformer block and a linear classifier; the backbone is any checkpoint's:
+#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
+_base_ = [
+    '../_base_/models/tran-1_mobile-former-285m.py',
+    '../_base_/datasets/imagenette_bs128_probe.py',
+    '../_base_/schedules/imagenette_tran_adamw_coslr_20e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(num_classes=_base_.num_classes),
+    head=dict(num_classes=_base_.num_classes),
+)

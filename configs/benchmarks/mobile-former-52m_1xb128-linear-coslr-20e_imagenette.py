@@ -1,0 +1,13 @@
+# Linear probe; the backbone is any checkpoint's:
+#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
+_base_ = [
+    '../_base_/models/linear_mobile-former-52m.py',
+    '../_base_/datasets/imagenette_bs128_probe.py',
+    '../_base_/schedules/imagenette_linear_sgd_coslr_20e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(num_classes=_base_.num_classes),
+    head=dict(num_classes=_base_.num_classes),
+)

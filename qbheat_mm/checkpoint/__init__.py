@@ -1,0 +1,27 @@
+from .atomic import atomic_write
+from .loading import (
+    TRUST_HELP,
+    CheckpointError,
+    bare,
+    guard,
+    guard_init_cfg,
+    load_pretrained,
+    pick_state_dict,
+    read_checkpoint,
+    read_state_dict,
+    select_prefix,
+)
+
+__all__ = [
+    'TRUST_HELP',
+    'CheckpointError',
+    'atomic_write',
+    'bare',
+    'guard',
+    'guard_init_cfg',
+    'load_pretrained',
+    'pick_state_dict',
+    'read_checkpoint',
+    'read_state_dict',
+    'select_prefix',
+]

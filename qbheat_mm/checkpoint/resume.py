@@ -1,0 +1,76 @@
+"""Which checkpoint a run starts or goes on from: a whole one, read without executing anything in it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
+
+from .atomic import damage
+from .loading import CheckpointError, bare, guard
+
+POINTER = 'last_checkpoint'  # mmengine's name of the file that names the checkpoint to resume from
+INTERRUPTED = 'interrupted.pth'  # what SIGTERM leaves
+OWN = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
+
+
+def choose_checkpoint(load_from: str | None, resume: bool, work_dir: str | Path, trust: bool = False) -> str | None:
+    """What a run loads or resumes from, guarded as :func:`qbheat_mm.checkpoint.guard` does.
+
+    To resume without naming a file takes the work dir's last checkpoint, or where that is damaged the newest whole
+    one; the damaged ones are named in the log.
+
+    Args:
+        load_from: As the config has it, or None.
+        resume: Whether the run goes on, rather than begins with these weights.
+        work_dir: The run's own folder.
+        trust: Let code in the file run.
+
+    Returns:
+        None where there is nothing to load.
+
+    Raises:
+        CheckpointError: If the file to resume from is damaged, or everything in the work dir is.
+    """
+    if not resume:
+        return guard(load_from, trust) if load_from else None
+    if load_from is None:
+        load_from = _last_whole(work_dir)
+        print_log(f'Resuming from the last checkpoint in {work_dir}: {load_from or "none yet"}', logger='current')
+    elif Path(bare(load_from)).is_file() and (reason := damage(bare(load_from))):
+        whole = next((path for path in own_checkpoints(work_dir) if not damage(path)), None)
+        remedy = f'Resume from "{whole}".' if whole else f'There is no whole one in "{work_dir}".'
+        raise CheckpointError(f'The checkpoint "{bare(load_from)}" is damaged ({reason}). {remedy}')
+    return guard(load_from, trust) if load_from else None
+
+
+def own_checkpoints(work_dir: str | Path) -> list[Path]:
+    """The checkpoints of the run in ``work_dir``: the one it names as its last, then the others, the newest first."""
+    pointer = Path(work_dir) / POINTER
+    named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
+    folder = Path(work_dir)
+    if named.is_file() and not (folder / named.name).is_file():  # the run writes elsewhere, and was not moved
+        folder = named.parent
+    last = folder / named.name
+    paths = {path for pattern in OWN for path in folder.glob(pattern) if path.is_file()}
+    if last.is_file():
+        paths.add(last)
+    return sorted(paths, key=lambda path: (path == last, path.stat().st_mtime_ns), reverse=True)
+
+
+def _last_whole(work_dir: str | Path) -> str | None:
+    """The first of a run's own checkpoints that is whole; those before it are named in the log."""
+    reasons = []
+    for path in own_checkpoints(work_dir):
+        reason = damage(path)
+        if reason is None:
+            return str(path)
+        reasons.append(f'"{path}" is damaged ({reason})')
+        print_log(f'{reasons[-1]}: not resumed from.', logger='current', level=logging.WARNING)
+    if reasons:
+        raise CheckpointError(
+            f'There is nothing whole to resume from: {"; ".join(reasons)}. Start over without --resume.'
+        )
+    return find_latest_checkpoint(str(work_dir))  # on another store than the local disk, if anywhere

@@ -1,0 +1,76 @@
+"""Images in a folder, as people have them: some broken, some not images at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+
+
+@DATASETS.register_module()
+class ImageFolderDataset(CustomDataset):
+    """mmpretrain's CustomDataset for folders of images, with clear errors and tolerance for broken files.
+
+    In training a image that cannot be read is replaced by the next one that can; ``SkippedImagesHook`` counts and
+    names them in the log. In test mode (``test_mode=True``) it is an error, because it would change the score.
+    Use it with ``LoadImage``: OpenCV returns half a image for a truncated file without a word.
+
+    Args:
+        with_label: Take the names of the sub-folders as classes. Defaults to True; pre-training says False.
+        extensions: Endings of the files to take, in lower case.
+        **kwargs: As in mmpretrain's CustomDataset.
+    """
+
+    # After so many unreadable images in a row something else is wrong.
+    MAX_SKIPS = 1000
+
+    def __init__(self, *args, extensions: tuple[str, ...] = EXTENSIONS, **kwargs) -> None:
+        super().__init__(*args, extensions=extensions, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images.
+
+        Raises:
+            FileNotFoundError: If the folder is missing.
+            RuntimeError: If there is no image in it, or, with labels, no class folder.
+        """
+        folder = Path(self.img_prefix or self.data_root)
+        remedy = 'Set DATA_ROOT=FOLDER, or `--cfg-options train_dataloader.dataset.data_root=FOLDER`.'
+        if not folder.is_dir():
+            raise FileNotFoundError(f'There is no folder "{folder}" to take images from. {remedy}')
+        if not self.ann_file and self.with_label and not any(entry.is_dir() for entry in folder.iterdir()):
+            raise RuntimeError(f'The folder "{folder}" has no sub-folders, whose names would be the classes. {remedy}')
+        endings = ', '.join(sorted(self.extensions))
+        try:
+            data_list = super().load_data_list()
+        except RuntimeError as error:
+            if 'Found 0 files' not in str(error):
+                raise
+            raise RuntimeError(
+                f'There is no image in the folder "{folder}" (nor below it) that ends in {endings}. {remedy}'
+            ) from None
+        # Shared with the workers: what they cannot read, the main process counts and names.
+        self.unreadable = torch.zeros(len(data_list), dtype=torch.uint8).share_memory_()
+        return data_list
+
+    def __getitem__(self, idx: int) -> dict:
+        """The sample at ``idx``, or in training the next one that can be read."""
+        total = len(self)
+        for step in range(min(total, self.MAX_SKIPS)):
+            index = (idx + step) % total
+            data = self.prepare_data(index)
+            if data is not None:
+                return data
+            self.unreadable[index] = 1
+            if self.test_mode:
+                raise RuntimeError(f'The image "{self.get_data_info(index)["img_path"]}" cannot be read.')
+        first = self.get_data_info(idx)['img_path']
+        raise RuntimeError(f'None of {step + 1} images in a row can be read, from "{first}" on.')
+
+    def skipped_images(self) -> list[str]:
+        """Paths of the images that could not be read so far, in any process."""
+        return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]

@@ -1,0 +1,42 @@
+"""Tell which images could not be read."""
+
+from __future__ import annotations
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...datasets import ImageFolderDataset
+
+
+@HOOKS.register_module()
+class SkippedImagesHook(Hook):
+    """After each epoch, count and name the images that ``ImageFolderDataset`` newly had to skip.
+
+    Args:
+        max_names: How many to name at the most.
+    """
+
+    def __init__(self, max_names: int = 20) -> None:
+        self.max_names = max_names
+        self._told = 0
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log what was skipped, over all processes."""
+        dataset = runner.train_dataloader.dataset
+        if not isinstance(dataset, ImageFolderDataset):
+            return
+        # NCCL reduces device tensors only
+        flags = dataset.unreadable.to(device=next(runner.model.parameters()).device, dtype=torch.int32)
+        dist.all_reduce(flags, op='max')
+        dataset.unreadable.copy_(flags)
+        skipped = dataset.skipped_images()
+        if len(skipped) > self._told:
+            self._told = len(skipped)
+            names = ', '.join(skipped[: self.max_names])
+            more = f' and {len(skipped) - self.max_names} more' if len(skipped) > self.max_names else ''
+            runner.logger.warning(
+                f'{len(skipped)} of {len(dataset)} images could not be read and were skipped: {names}{more}'
+            )

@@ -1,0 +1,112 @@
+import errno
+import os
+import re
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from qbheat_mm.checkpoint.atomic import WholeFilesBackend, atomic_write, damage
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(dict(state_dict=dict(weight=torch.arange(10000.0))), tmp_path / 'epoch_1.pth')
+    return tmp_path / 'epoch_1.pth'
+
+
+def test_a_whole_checkpoint_is_whole(checkpoint):
+    assert damage(checkpoint) is None
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'reason'),
+    [
+        (lambda content: b'', '0 bytes, no whole archive'),
+        (lambda content: content[: len(content) // 2], 'no whole archive'),
+        (lambda content: content[:-1], 'no whole archive'),
+        (lambda content: bytes(len(content)), 'no whole archive'),
+        (lambda content: content[:20000] + bytes(100) + content[20100:], r'checksum of its entry .*data/0 is wrong'),
+        (lambda content: b'<html>not found</html>', 'no whole archive'),
+    ],
+    ids=['empty', 'half', 'one byte short', 'zeros', 'a hole', 'another file'],
+)
+def test_a_damaged_checkpoint_is_told(checkpoint, spoil, reason):
+    checkpoint.write_bytes(spoil(checkpoint.read_bytes()))
+    assert re.search(reason, damage(checkpoint))
+
+
+def test_nothing_is_unpickled_to_tell(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'ran'),)
+
+    torch.save(Code(), tmp_path / 'hostile.pth')
+    assert damage(tmp_path / 'hostile.pth') is None
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_the_old_content_stays_until_the_new_is_complete(tmp_path, monkeypatch):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'old')
+    seen = []
+    monkeypatch.setattr(os, 'fsync', lambda number: seen.append((path.read_bytes(), os.fstat(number).st_size)))
+    atomic_write(path, b'new, longer')
+    assert seen == [(b'old', 11)]
+    assert path.read_bytes() == b'new, longer'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip('mounting a small disk needs root')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)
+
+
+def check_a_full_disk(folder: Path) -> None:
+    backend = WholeFilesBackend()
+    backend.put(b'old', folder / 'epoch_1.pth')
+    with pytest.raises(
+        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are whole'
+    ) as info:
+        backend.put(bytes(2**21), folder / 'epoch_1.pth')
+    assert info.value.errno == errno.ENOSPC
+    assert [path.name for path in folder.iterdir()] == ['epoch_1.pth']
+    assert (folder / 'epoch_1.pth').read_bytes() == b'old'
+
+
+def test_a_full_disk_leaves_the_old_file(small_disk):
+    check_a_full_disk(small_disk)
+
+
+def test_a_disk_that_says_it_is_full_leaves_the_old_file(tmp_path, monkeypatch):
+    def refuse(number):
+        if os.fstat(number).st_size > 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', refuse)
+    check_a_full_disk(tmp_path)
+
+
+def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
+    backend, old = WholeFilesBackend(), tmp_path / 'best.pth'
+    old.write_bytes(b'old')
+    with suppress(OSError), backend.removing_last():
+        backend.remove(old)
+        raise OSError('full')
+    assert old.is_file()
+    with backend.removing_last():
+        backend.remove(old)
+        assert old.is_file()
+    assert not old.exists()
+    backend.put(b'again', old)
+    backend.remove(old)
+    assert not old.exists()

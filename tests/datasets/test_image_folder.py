@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from helpers.models import write_images
+from mmpretrain.registry import DATASETS
+from PIL import Image
+
+PIPELINE = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='RandomResizedCrop', scale=32, backend='pillow'),
+    dict(type='PackInputs', meta_keys=('img_path',)),
+]
+
+
+def build(root, **kwargs):
+    return DATASETS.build(
+        dict(dict(type='ImageFolderDataset', data_root=str(root), with_label=False, pipeline=PIPELINE), **kwargs)
+    )
+
+
+def test_a_tree_of_images_needs_no_labels(image_folder):
+    dataset = build(image_folder)
+    assert len(dataset) == 8
+    assert dataset[0]['inputs'].shape == (3, 32, 32)
+    assert 'gt_label' not in dataset[0]['data_samples']
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nowhere.*DATA_ROOT'):
+        build(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize('content', [None, 'notes.txt'])
+def test_folder_without_images_is_named_with_the_extensions(tmp_path, content):
+    if content:
+        (tmp_path / content).write_text('hello')
+    with pytest.raises(RuntimeError, match=r'no image in the folder ".*" .*\.jpg.*\.webp') as error:
+        build(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_labels_need_class_folders(tmp_path):
+    write_images(tmp_path, 2)
+    with pytest.raises(RuntimeError, match='no sub-folders'):
+        build(tmp_path, with_label=True)
+
+
+@pytest.fixture
+def folder_with_broken_files(tmp_path):
+    good = write_images(tmp_path, 4)
+    (tmp_path / '900_truncated.jpg').write_bytes(good[0].read_bytes()[:200])
+    (tmp_path / '901_text.jpg').write_text('not a image')
+    (tmp_path / '902_empty.png').write_bytes(b'')
+    return tmp_path
+
+
+def test_unreadable_images_are_replaced_and_remembered(folder_with_broken_files):
+    dataset = build(folder_with_broken_files)
+    assert len(dataset) == 7
+    paths = [dataset[i]['data_samples'].img_path for i in range(7)]
+    assert all('90' not in path.rsplit('/', 1)[1] for path in paths)
+    names = [path.rsplit('/', 1)[1] for path in dataset.skipped_images()]
+    assert names == ['900_truncated.jpg', '901_text.jpg', '902_empty.png']
+
+
+def test_unreadable_images_are_an_error_where_they_would_change_the_score(folder_with_broken_files):
+    dataset = build(folder_with_broken_files, test_mode=True)
+    with pytest.raises(RuntimeError, match='900_truncated'):
+        dataset[4]
+
+
+def test_only_unreadable_images_end_with_an_error_not_a_hang(tmp_path):
+    for i in range(3):
+        (tmp_path / f'{i}.jpg').write_text('no')
+    with pytest.raises(RuntimeError, match='None of 3 images'):
+        build(tmp_path)[0]
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'LA', 'CMYK', '1', 'I;16'])
+def test_every_kind_of_image_becomes_three_channels(tmp_path, mode):
+    array = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    image = Image.fromarray(array.astype(np.uint16) * 256) if mode == 'I;16' else Image.fromarray(array).convert(mode)
+    image.save(tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png'))
+    dataset = build(tmp_path)
+    assert dataset[0]['inputs'].shape == (3, 32, 32)
+    assert dataset.skipped_images() == []

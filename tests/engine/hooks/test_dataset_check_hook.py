@@ -1,0 +1,114 @@
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from torch import distributed as dist
+from torch import nn
+
+from qbheat_mm.datasets.coco import AnnotationError
+from qbheat_mm.engine.hooks import DatasetCheckHook
+
+
+@MODELS.register_module()
+class CountingDetector(BaseModel):
+    """Counts its training steps."""
+
+    def __init__(self, bbox_head):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.steps = 0
+
+    def forward(self, inputs, data_samples, mode):
+        self.steps += 1
+        return dict(loss=self.weight * 1.0)
+
+
+@pytest.fixture
+def run(make_coco, tmp_path):
+    make_coco()
+
+    def train(num_classes=2, options=None) -> int:
+        dataset = dict(
+            type='CocoDataset',
+            data_root=str(tmp_path),
+            ann_file='annotations/instances_train.json',
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=('cat', 'dog')),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))],
+        )
+        cfg = Config(
+            dict(
+                default_scope='mmdet',
+                model=dict(type='mmengine.CountingDetector', bbox_head=dict(num_classes=num_classes)),
+                work_dir=str(tmp_path / 'work'),
+                train_dataloader=dict(
+                    batch_size=2,
+                    num_workers=0,
+                    dataset=dataset,
+                    sampler=dict(type='DefaultSampler', shuffle=False),
+                    collate_fn=dict(type='pseudo_collate'),
+                ),
+                train_cfg=dict(by_epoch=True, max_epochs=1),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+                default_hooks=dict(check_dataset=dict(type='DatasetCheckHook'), checkpoint=None, logger=None),
+                experiment_name=str(tmp_path.name) + str(num_classes) + str(bool(options)),
+                log_level='ERROR',
+            )
+        )
+        cfg.merge_from_dict(options or {})
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.model.steps
+
+    return train
+
+
+def test_sound_data_is_trained_on(run):
+    assert run() == 2
+
+
+def test_errors_stop_before_the_first_step(run, tmp_path, monkeypatch):
+    (tmp_path / 'images' / 'train_2.png').unlink()
+    monkeypatch.setattr(CountingDetector, 'forward', lambda *args, **kwargs: pytest.fail('a step was taken'))
+    with pytest.raises(AnnotationError, match=r'train: .*train_2\.png[\s\S]*num_classes is 80[\s\S]*enabled=False'):
+        run(num_classes=80)
+
+
+def test_a_field_of_the_command_line_switches_it_off(run):
+    assert run(num_classes=80, options={'default_hooks.check_dataset.enabled': False}) == 2
+
+
+def check_in_a_process(rank: int, folder: str) -> None:
+    """Write down how the check ended in this process."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(
+                    type='CocoDataset',
+                    ann_file=f'{folder}/annotations/instances_train.json',
+                    data_prefix=dict(img=f'{folder}/images'),
+                    metainfo=dict(classes=('bird',)),
+                )
+            )
+        )
+    )
+    try:
+        DatasetCheckHook().before_train(SimpleNamespace(cfg=cfg, logger=logging.getLogger()))
+    except AnnotationError as error:
+        (Path(folder) / f'error_{rank}').write_text(str(error))
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together(make_coco, tmp_path):
+    make_coco()
+    torch.multiprocessing.spawn(check_in_a_process, (str(tmp_path),), nprocs=2)
+    errors = [(tmp_path / f'error_{rank}').read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert "'bird'" in errors[0]

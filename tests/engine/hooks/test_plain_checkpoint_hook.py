@@ -1,0 +1,294 @@
+"""Nothing in a stranger's checkpoint is executed, whichever way it comes in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.models import ROOT, qbheat_config, write_images
+from helpers.run_config import GUARDED, runner_config
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmpretrain.registry import MODELS
+
+from qbheat_mm.apis import QBHeatInferencer
+from qbheat_mm.checkpoint import CheckpointError, guard, guard_init_cfg, read_checkpoint
+from qbheat_mm.engine.feature_cache import build_frozen
+from qbheat_mm.engine.launch import guard_checkpoints
+
+
+class Canary:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.marker}',)
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """The file that appears if anything of a checkpoint is executed."""
+    return tmp_path / 'executed'
+
+
+def config_text(marker: Path) -> str:
+    # an import statement would make a lazy config of it, in which nothing is called
+    return f'code = __import__("os").system("touch {marker}")\ngpu_ids = []\n'
+
+
+def runner(folder: Path, **kwargs) -> Runner:
+    return Runner.from_cfg(runner_config(folder, **kwargs))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory) -> Path:
+    """The checkpoint of a finished run."""
+    folder = tmp_path_factory.mktemp('finished')
+    runner(folder).train()
+    return folder / 'run' / 'epoch_1.pth'
+
+
+def tampered(finished: Path, path: Path, extra: dict) -> Path:
+    """The finished run's checkpoint with entries of ``extra`` put in, at any depth."""
+
+    def merge(target: dict, source: dict) -> dict:
+        return target | {
+            k: merge(target[k], v) if isinstance(v, dict) and k in target else v for k, v in source.items()
+        }
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(merge(torch.load(finished, weights_only=True), extra), path)
+    return path
+
+
+def ways(folder: Path, path: Path):
+    """Every way into a run, as the runner that takes it."""
+    resnet = dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'))
+    listed = dict(resnet, init_cfg=[dict(type='Kaiming', layer='Conv2d'), resnet['init_cfg']])
+    mobile_former = qbheat_config()['backbone'] | dict(init_cfg=resnet['init_cfg'])
+    for name, options in dict(
+        load_from=dict(load_from=str(path)),
+        resume=dict(load_from=str(path), resume=True),
+        auto_resume=dict(resume=True),
+        mobile_former=dict(model=dict(qbheat_config(), backbone=mobile_former)),
+        resnet=dict(model=dict(type='ImageClassifier', backbone=resnet)),
+        resnet_list=dict(model=dict(type='ImageClassifier', backbone=listed)),
+        whole_model=dict(model=dict(qbheat_config(), init_cfg=dict(type='Pretrained', checkpoint=str(path)))),
+    ).items():
+        if name == 'auto_resume':
+            (folder / 'run').mkdir(exist_ok=True)
+            (folder / 'run' / 'last_checkpoint').write_text(str(path))
+        yield name, runner(folder, **options)
+
+
+def test_no_way_into_a_run_executes_a_pickle(finished, tmp_path, marker):
+    path = tampered(finished, tmp_path / 'hostile.pth', dict(extra=Canary(marker)))
+    for name, run in ways(tmp_path, path):
+        with pytest.raises(CheckpointError, match=r'hostile\.pth" is not a file of plain weights .*nothing in it was'):
+            run.train()
+        assert not marker.exists(), name
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # the file is what it is meant to be
+
+
+def test_the_environment_that_turns_torch_s_own_guard_off_does_not_turn_ours_off(
+    finished, tmp_path, marker, monkeypatch
+):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # a common way round mmengine's own trouble
+    path = tampered(finished, tmp_path / 'hostile.pth', dict(extra=Canary(marker)))
+    with pytest.raises(CheckpointError):
+        runner(tmp_path, load_from=str(path)).train()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('key', ['config', 'cfg'])
+def test_config_text_in_a_checkpoint_is_not_executed(finished, tmp_path, marker, key):
+    text = config_text(marker)
+    path = tampered(
+        finished,
+        tmp_path / 'text.pth',
+        dict(meta={key: text}, message_hub=dict(runtime_info=dict(cfg=text))),
+    )
+    read_checkpoint(path)  # which weights_only lets pass
+    run = runner(tmp_path, load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
+    run.train()
+    assert run.iter == 4
+    runner(tmp_path, load_from=str(path)).train()
+    QBHeatInferencer(Config(dict(model=qbheat_config())), str(path), device='cpu')
+    assert not marker.exists()
+
+
+def test_config_text_would_be_executed_without_the_guard_and_is_with_trust(finished, tmp_path, marker):
+    path = tampered(finished, tmp_path / 'text.pth', dict(meta=dict(config=config_text(marker))))
+    for hooks in (dict(), dict(checkpoint_guard=dict(type='CheckpointGuardHook', trust=True))):
+        runner(tmp_path, load_from=str(path), resume=True, default_hooks=hooks).train()
+        assert marker.exists()
+        marker.unlink()
+
+
+def test_a_raw_file_of_a_stock_run_needs_trust_and_then_resumes(finished, tmp_path):
+    raw = dict(message_hub=dict(log_scalars={'train/loss': HistoryBuffer([0.25], [1])}))
+    path = tampered(finished, tmp_path / 'raw.pth', raw)
+    with pytest.raises(CheckpointError, match=r'HistoryBuffer.*--trust-checkpoint.*publish\.py'):
+        runner(tmp_path, load_from=str(path), resume=True).train()
+    cfg = runner_config(tmp_path, load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
+    guard_checkpoints(cfg, trust=True)
+    run = Runner.from_cfg(cfg)
+    run.train()
+    assert run.iter == 4
+    assert run.message_hub.get_scalar('train/loss').data[0][0] == 0.25
+
+
+def test_a_run_without_our_hooks_loads_as_it_always_did(finished, tmp_path):
+    """The guard is for our configs and tools; stock models in the same process are left alone."""
+    raw = dict(message_hub=dict(log_scalars={'train/loss': HistoryBuffer([0.25], [1])}))
+    path = tampered(finished, tmp_path / 'raw.pth', raw)
+    if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        pytest.skip('mmengine 0.10.7 cannot resume its own files on torch >= 2.6')
+    options = dict(load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
+    run = runner(tmp_path, default_hooks=dict(), custom_hooks=[], **options)
+    run.train()
+    assert run.iter == 4
+    assert run.message_hub.get_scalar('train/loss').data[0][0] == 0.25
+    for scheme in ('', 'http://', 'https://', 'torchvision://'):
+        assert CheckpointLoader._schemes[scheme].__module__ == 'mmengine.runner.checkpoint'
+
+
+def test_our_tools_guard_configs_of_others(finished, tmp_path, marker):
+    """A config without our runtime: the hooks are added, and what the run writes can be resumed from."""
+    cfg = runner_config(tmp_path)
+    for key in ('default_hooks', 'custom_hooks'):
+        cfg.pop(key)
+    guard_checkpoints(cfg, trust=False)
+    Runner.from_cfg(cfg).train()
+    read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')
+    path = tampered(finished, tmp_path / 'hostile.pth', dict(extra=Canary(marker)))
+    cfg = runner_config(tmp_path, load_from=str(path), runner_type='FlexibleRunner', default_hooks=None)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='a.pth')
+    guard_checkpoints(cfg, trust=False)
+    assert cfg.load_from == f'plain://{path}'
+    assert cfg.model.backbone.init_cfg.checkpoint == 'plain://a.pth'
+    with pytest.raises(CheckpointError):
+        CheckpointLoader.load_checkpoint(cfg.load_from)
+    assert not marker.exists()
+
+
+def test_cached_features_come_from_a_guarded_file(tmp_path, marker):
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), extra=Canary(marker)), tmp_path / 'hostile.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'hostile.pth'), prefix='backbone.')
+    backbone = dict(type='ResNet', depth=18, frozen_stages=4, norm_cfg=dict(type='BN', requires_grad=False))
+    with pytest.raises(CheckpointError):
+        build_frozen(dict(backbone, init_cfg=init_cfg))
+    assert not marker.exists()
+
+
+def test_weights_alone_cannot_be_resumed_from(finished, tmp_path):
+    content = torch.load(finished, weights_only=True)
+    torch.save(dict(state_dict=content['state_dict'], meta=dict(iter=2)), tmp_path / 'weights.pth')
+    with pytest.raises(
+        CheckpointError, match=r'weights\.pth" cannot be resumed from, it lacks optimizer, message_hub, meta\.epoch'
+    ):
+        runner(tmp_path, load_from=str(tmp_path / 'weights.pth'), resume=True).train()
+    runner(tmp_path, load_from=str(tmp_path / 'weights.pth')).train()
+
+
+def test_a_resumed_checkpoint_cannot_have_files_elsewhere_deleted(finished, tmp_path):
+    precious = tmp_path / 'precious.txt'
+    precious.write_text('mine')
+    names = dict(best_ckpt=str(precious), best_score=9.0, keep_ckpt_ids=['../../precious', 1])
+    info = dict(runtime_info=names, resumed_keys={name: True for name in names})
+    path = tampered(finished, tmp_path / 'run' / 'hostile.pth', dict(message_hub=info))
+    val = dict(runner_config(tmp_path).train_dataloader)
+    val['dataset'] = dict(val['dataset'], test_mode=True)
+    checkpoint = dict(type='CheckpointHook', save_best='reconstruction/masked_loss', rule='less', max_keep_ckpts=1)
+    run = runner(
+        tmp_path,
+        load_from=str(path),
+        resume=True,
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        val_dataloader=val,
+        val_cfg=dict(),
+        val_evaluator=dict(type='ReconstructionLoss'),
+        default_hooks=GUARDED | dict(checkpoint=checkpoint),
+    )
+    run.train()
+    assert Path(run.message_hub.get_info('best_ckpt')).name.startswith('best_')
+    assert precious.read_text() == 'mine'
+
+
+def test_safetensors_load_through_the_runner_and_any_model(tmp_path):
+    from safetensors.torch import save_file
+
+    model = MODELS.build(dict(type='ResNet', depth=18))
+    weights = {f'backbone.{k}': v.contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, tmp_path / 'resnet.safetensors')
+    other = MODELS.build(
+        dict(
+            type='ResNet',
+            depth=18,
+            init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.safetensors'), prefix='backbone.'),
+        )
+    )
+    guard_init_cfg(other.init_cfg)
+    other.init_weights()
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('address', 'message'),
+    [
+        ('s3://bucket/a.pth', 's3://bucket/a.pth" cannot be read: download the file'),
+        ('torchvision://resnet51', 'no model "resnet51" behind torchvision://'),
+        ('open-mmlab://nothing', 'no model "nothing" behind open-mmlab://'),
+        ('http://127.0.0.1:9/a.pth', 'http://127.0.0.1:9/a.pth" cannot be downloaded'),
+        ('file:///etc/hostname', 'cannot be read'),
+        ('.', 'is a folder'),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_named(address, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointLoader.load_checkpoint(guard(address))
+
+
+def test_names_of_the_zoos_are_found_where_mmengine_keeps_them(tmp_path, monkeypatch):
+    """A file in torch's hub folder, as mmengine or torch downloaded it, is read and not downloaded again."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    name = mmengine_checkpoint.get_torchvision_models()['resnet50'].rpartition('/')[2]
+    (tmp_path / 'checkpoints').mkdir()
+    torch.save(dict(weight=torch.ones(2)), tmp_path / 'checkpoints' / name)
+    assert CheckpointLoader.load_checkpoint('plain://torchvision://resnet50')['weight'].tolist() == [1, 1]
+
+
+@pytest.mark.slow
+def test_a_config_of_ours_is_guarded_under_a_package_s_own_tool(tmp_path, marker):
+    import mmpretrain
+
+    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+    if not tool.is_file():
+        pytest.skip('mmpretrain was installed without its tools')
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), extra=Canary(marker)), tmp_path / 'hostile.pth')
+    write_images(tmp_path / 'images', 8)
+    for program in (tool, ROOT / 'tools' / 'train.py'):
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(program),
+                str(ROOT / 'configs/qbheat/qbheat_mobile-former-52m_1xb64-coslr-100e_folder.py'),
+                *('--work-dir', 'run', '--resume', 'hostile.pth'),
+                *('--cfg-options', 'train_dataloader.batch_size=4'),
+            ],
+            cwd=tmp_path,
+            env=dict(os.environ, DATA_ROOT=str(tmp_path / 'images'), PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0
+        assert 'is not a file of plain weights' in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
+        assert not marker.exists()

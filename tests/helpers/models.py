@@ -1,0 +1,108 @@
+"""Small things that many tests need: images, a tiny backbone, a tiny model."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Four stages at strides 4 to 32 with 8 to 20 channels: a Mobile-Former in everything but its size.
+TINY_ARCH = dict(
+    stem_channels=8,
+    token_dims=16,
+    num_tokens=2,
+    blocks=[(2, 8, 2, 0), (2, 8, 1, 2), (2, 12, 2, 2), (2, 16, 2, 2), (2, 16, 1, 2), (2, 20, 2, 2)],
+)
+
+
+# Of a image to a batch of QB-Heat's training, at 64 px.
+PIPELINE = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
+    dict(type='QuarterMask', input_size=64),
+    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
+]
+
+
+@functools.cache  # a second import would register its components a second time
+def load_script(path: str) -> ModuleType:
+    """Import a script by its path in the project."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_images(folder: Path, count: int, size: int = 64, seed: int = 0, suffix: str = '.jpg') -> list[Path]:
+    """Smooth random images, so that JPEG keeps them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        paths.append(folder / f'{i:03d}{suffix}')
+        small.resize((size, size), Image.Resampling.BICUBIC).save(paths[-1])
+    return paths
+
+
+def frozen_classifier_config(*neck: dict) -> dict:
+    """A linear classifier on the tiny backbone, frozen and random; ``neck`` comes after the pooling."""
+    return dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]),
+        backbone=dict(type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+        neck=[dict(type='GlobalAveragePooling'), *neck],
+        head=dict(type='LinearClsHead', num_classes=2, in_channels=20),
+    )
+
+
+def qbheat_config(img_size: int = 64, **head) -> dict:
+    """A QB-Heat model on the tiny backbone; ``neck`` and ``decoder`` add to theirs, the rest to the head."""
+    decoder = dict(type='QBHeatDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)
+    return dict(
+        type='QBHeat',
+        img_size=img_size,
+        data_preprocessor=dict(
+            type='SelfSupDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+        ),
+        backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
+        neck=dict(type='HeatNeck', in_channels=20) | head.pop('neck', {}),
+        head=dict(
+            type='QBHeatPretrainHead',
+            patch_size=16,
+            decoder=decoder | head.pop('decoder', {}),
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+            **head,
+        ),
+    )
+
+
+def build_qbheat(**kwargs):
+    torch.manual_seed(0)
+    model = MODELS.build(qbheat_config(**kwargs))
+    model.init_weights()
+    return model
+
+
+def samples_at(origins: list[tuple[int, int]]) -> list[DataSample]:
+    """Data samples whose visible block lies at these cells."""
+    samples = []
+    for origin in origins:
+        sample = DataSample()
+        sample.set_field(origin, 'visible_origin', field_type='metainfo')
+        samples.append(sample)
+    return samples
