@@ -21,7 +21,7 @@ model = dict(_delete_=True, **{model})
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=64),
-    dict(type='QuarterMask', input_size=64),
+    dict(type='QuarterMask'),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
 ]
 train_dataloader = dict(

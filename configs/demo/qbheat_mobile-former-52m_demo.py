@@ -8,7 +8,7 @@ img_size = 128
 max_epochs = 14
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 # larger than the default's: what the demo learns in minutes was measured with it
-model = dict(img_size=img_size, head=dict(decoder=dict(embed_dims=192, depth=2, num_heads=6)))
+model = dict(decoder=dict(embed_dims=192, depth=2, num_heads=6))
 
 load = dict(type='LoadImage')
 pack = dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))
@@ -33,7 +33,7 @@ train_dataloader = dict(
                 interpolation='bicubic',
             ),
             dict(type='RandomFlip', prob=0.5),
-            dict(type='QuarterMask', input_size=img_size),
+            dict(type='QuarterMask'),
             pack,
         ],
     ),
@@ -53,7 +53,7 @@ val_dataloader = dict(
             load,
             dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow', interpolation='bicubic'),
             dict(type='CenterCrop', crop_size=img_size),
-            dict(type='QuarterMask', input_size=img_size, visible='top_left'),
+            dict(type='QuarterMask', visible='top_left'),
             pack,
         ],
     ),

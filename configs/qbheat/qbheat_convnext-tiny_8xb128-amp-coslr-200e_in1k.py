@@ -15,5 +15,5 @@ model = dict(
         gap_before_final_norm=False,
     ),
     neck=dict(in_channels=384),
-    head=dict(decoder=dict(in_channels=384)),
+    decoder=dict(in_channels=384),
 )

@@ -9,6 +9,6 @@ _base_ = [
 model = dict(
     backbone=dict(_delete_=True, type='EfficientNet', arch='b0', out_indices=(4,)),
     neck=dict(in_channels=112),
-    head=dict(decoder=dict(in_channels=112)),
+    decoder=dict(in_channels=112),
 )
 find_unused_parameters = True

@@ -4,5 +4,3 @@ _base_ = [
     '../_base_/schedules/imagenette_adamw_coslr_200e.py',
     '../_base_/qbheat_runtime.py',
 ]
-
-model = dict(img_size=128)

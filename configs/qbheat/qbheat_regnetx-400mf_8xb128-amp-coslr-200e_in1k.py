@@ -9,5 +9,5 @@ _base_ = [
 model = dict(
     backbone=dict(_delete_=True, type='RegNet', arch='regnetx_400mf', strides=(2, 2, 2, 1)),
     neck=dict(in_channels=384),
-    head=dict(decoder=dict(in_channels=384)),
+    decoder=dict(in_channels=384),
 )

@@ -11,5 +11,5 @@ model = dict(
         _delete_=True, type='ResNet', depth=50, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)
     ),
     neck=dict(in_channels=1024),
-    head=dict(decoder=dict(in_channels=1024)),
+    decoder=dict(in_channels=1024),
 )

@@ -16,6 +16,6 @@ model = dict(
         out_indices=(2,),
     ),
     neck=dict(in_channels=384),
-    head=dict(decoder=dict(in_channels=384)),
+    decoder=dict(in_channels=384),
 )
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)}))

@@ -1,3 +1,3 @@
-from .inferencer import QBHeatInferencer, list_images
+from .inferencer import QBHeatInferencer
 
-__all__ = ['QBHeatInferencer', 'list_images']
+__all__ = ['QBHeatInferencer']

@@ -74,3 +74,21 @@ class ImageFolderDataset(CustomDataset):
     def skipped_images(self) -> list[str]:
         """Paths of the images that could not be read so far, in any process."""
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
+
+
+def list_images(inputs) -> list:
+    """A folder's images, in order and at any depth; a list as it is; anything else as a list of one.
+
+    Raises:
+        FileNotFoundError: If there is no image in the folder, or no such file.
+    """
+    if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
+        files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
+        return files
+    images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    for image in images:
+        if isinstance(image, (str, Path)) and not Path(image).is_file():
+            raise FileNotFoundError(f'There is no image "{image}".')
+    return images

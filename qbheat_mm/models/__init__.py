@@ -1,6 +1,6 @@
 from .backbones import IdentityBackbone, MobileFormer
-from .heads import LRSweepHead, MobileFormerClsHead, QBHeatDecoder, QBHeatPretrainHead, TransformerProbeHead
-from .necks import HeatNeck, Whitening
+from .heads import LRSweepHead, MobileFormerClsHead, QBHeatPretrainHead, TransformerProbeHead
+from .necks import HeatNeck, QBHeatDecoder, Whitening
 from .selfsup import QBHeat
 
 __all__ = [

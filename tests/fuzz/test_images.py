@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fuzz
 PIPELINE = [
     dict(type='LoadImage'),
     dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-    dict(type='QuarterMask', input_size=64),
+    dict(type='QuarterMask'),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
 ]
 MODES = {

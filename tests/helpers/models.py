@@ -29,7 +29,7 @@ TINY_ARCH = dict(
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
     dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-    dict(type='QuarterMask', input_size=64),
+    dict(type='QuarterMask'),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
 ]
 
@@ -67,12 +67,12 @@ def frozen_classifier_config(*neck: dict) -> dict:
     )
 
 
-def qbheat_config(img_size: int = 64, **head) -> dict:
-    """A QB-Heat model on the tiny backbone; ``neck`` and ``decoder`` add to theirs, the rest to the head."""
-    decoder = dict(type='QBHeatDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)
+def qbheat_config(
+    neck: dict | None = None, decoder: dict | None = None, head: dict | None = None, **kwargs
+) -> dict:
+    """A QB-Heat model on the tiny backbone; each part's fields add to its own, the rest to the model's."""
     return dict(
         type='QBHeat',
-        img_size=img_size,
         data_preprocessor=dict(
             type='SelfSupDataPreprocessor',
             mean=[123.675, 116.28, 103.53],
@@ -80,15 +80,14 @@ def qbheat_config(img_size: int = 64, **head) -> dict:
             bgr_to_rgb=True,
         ),
         backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
-        neck=dict(type='HeatNeck', in_channels=20) | head.pop('neck', {}),
-        head=dict(
-            type='QBHeatPretrainHead',
-            patch_size=16,
-            decoder=decoder | head.pop('decoder', {}),
-            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
-            **head,
-        ),
-    )
+        neck=dict(type='HeatNeck', in_channels=20) | (neck or {}),
+        decoder=dict(
+            type='QBHeatDecoder', in_channels=20, out_channels=768, embed_dims=16, depth=1, num_heads=2
+        )
+        | (decoder or {}),
+        head=dict(type='QBHeatPretrainHead', loss=dict(type='PixelReconstructionLoss', criterion='L2')) | (head or {}),
+        patch_size=16,
+    ) | kwargs
 
 
 def build_qbheat(**kwargs):

@@ -70,7 +70,7 @@ def test_methods_share_backbone_stride_and_batch(tool):
 def test_pipelines_crop_to_the_size_that_is_asked_for(tool):
     steps = [dict(type='MultiView', transforms=[[dict(type='TorchRandomResizedCrop', scale=224)]])]
     assert tool.resized(steps, 64)[0]['transforms'] == [[dict(type='TorchRandomResizedCrop', scale=64)]]
-    assert tool.resized([dict(type='QuarterMask', input_size=224)], 64) == [dict(type='QuarterMask', input_size=64)]
+    assert tool.resized([dict(type='QuarterMask')], 64) == [dict(type='QuarterMask', input_size=64)]
 
 
 def test_the_masked_model_learns_from_hidden_patches_alone(tool):

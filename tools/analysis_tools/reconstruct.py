@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm.apis import QBHeatInferencer, list_images
+from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import TRUST_HELP, guard
+from qbheat_mm.datasets.image_folder import list_images
 from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
 from qbheat_mm.visualization import draw_reconstructions
 

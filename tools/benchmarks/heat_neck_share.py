@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from qbheat_mm.models import HeatNeck
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
+from qbheat_mm.models.utils import crop_quarter
 
 BASE = Path(__file__).resolve().parents[2] / 'configs/_base_/models/qbheat_mobile-former-52m.py'
 NONE = ('none', 'signed', 'none')
@@ -37,17 +38,16 @@ WHOLE = {'whole step, scheme=none': 'none', 'whole step, default': 'euler'}
 Step = Callable[[], object]
 
 
-def build_model(arch: str, size: int, scheme: str) -> nn.Module:
+def build_model(arch: str, scheme: str) -> nn.Module:
     """QB-Heat on a Mobile-Former at output stride 16, as configs/qbheat have it."""
     torch.manual_seed(0)
     config = Config.fromfile(BASE)
     channels = ARCH_SETTINGS[arch]['blocks'][-1][1]
     config.merge_from_dict(
         {
-            'model.img_size': size,
             'model.backbone.arch': arch,
             'model.neck': dict(in_channels=channels, scheme=scheme),
-            'model.head.decoder.in_channels': channels,
+            'model.decoder.in_channels': channels,
         }
     )
     return MODELS.build(config.model)
@@ -112,10 +112,10 @@ def time_steps(args: argparse.Namespace) -> dict:
     images = torch.randn(args.batch_size, 3, args.size, args.size, device=device)
     block = args.size // 32
     origin = torch.randint(2, (args.batch_size, 2), device=device) * block
-    models = {name: build_model(args.arch, args.size, scheme).to(device) for name, scheme in WHOLE.items()}
+    models = {name: build_model(args.arch, scheme).to(device) for name, scheme in WHOLE.items()}
     steps: dict = {name: whole_step(model, images, origin, autocast) for name, model in models.items()}
     with torch.no_grad(), torch.autocast(**autocast):
-        visible = next(iter(models.values())).encode_visible(images, origin)
+        visible = next(iter(models.values())).encode(crop_quarter(images, origin, 16))
     for scheme, direction, commute in OPTIONS:
         neck = HeatNeck(visible.shape[1], scheme, direction, commute).to(device)
         for parameter in neck.parameters():

@@ -51,6 +51,7 @@ from torch.utils.data import DataLoader
 import qbheat_mm  # noqa: F401
 from qbheat_mm.engine.launch import adapt_to_device, init_process_group_on_cpu
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
+from qbheat_mm.models.utils import gather_patches
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 METHODS = {
@@ -87,20 +88,24 @@ class WholeImageMasking(BaseSelfSupervisor):
     As many patches are hidden as in QB-Heat, anywhere; the decoder and the loss are QB-Heat's.
     """
 
-    def __init__(self, backbone: dict, head: dict, img_size: int, data_preprocessor: dict) -> None:
-        super().__init__(backbone, head=dict(head, img_size=img_size), data_preprocessor=data_preprocessor)
-        self.stride = head['patch_size']
-        self.token = nn.Parameter(torch.zeros(1, 3, self.stride, self.stride))
+    def __init__(
+        self, backbone: dict, decoder: dict, head: dict, data_preprocessor: dict, patch_size: int = 16
+    ) -> None:
+        super().__init__(backbone, head=head, data_preprocessor=data_preprocessor)
+        self.decoder = MODELS.build(decoder)
+        self.patch_size = patch_size
+        self.token = nn.Parameter(torch.zeros(1, 3, patch_size, patch_size))
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
         """(N, 3, H, W) -> the loss on the hidden patches."""
-        cells = inputs.shape[-1] // self.stride
+        cells = inputs.shape[-1] // self.patch_size
         order = torch.rand(len(inputs), cells**2, device=inputs.device).argsort(1)
-        hidden = order[:, : cells**2 * 3 // 4]
-        mask = torch.zeros_like(order).scatter(1, hidden, 1).view(-1, 1, cells, cells).float()
-        mask = nn.functional.interpolate(mask, scale_factor=self.stride)
+        masked_ids = order[:, : cells**2 * 3 // 4]
+        mask = torch.zeros_like(order).scatter(1, masked_ids, 1).view(-1, 1, cells, cells).float()
+        mask = nn.functional.interpolate(mask, scale_factor=self.patch_size)
         masked = torch.where(mask > 0, self.token.repeat(1, 1, cells, cells), inputs)
-        return self.head.loss(self.backbone(masked)[-1], inputs, hidden)
+        pred = self.decoder(self.backbone(masked)[-1], masked_ids)
+        return self.head.loss(pred, gather_patches(inputs, masked_ids, self.patch_size))
 
 
 # --- Runners that train when they are told to ------------------------------------------------------------------------
@@ -204,7 +209,7 @@ def resized(steps, size: int):
     """A pipeline for images of this size, views within it too."""
     if isinstance(steps, (list, tuple)):
         return [resized(step, size) for step in steps]
-    changes = dict(RandomResizedCrop='scale', TorchRandomResizedCrop='scale', QuarterMask='input_size')
+    changes = dict(RandomResizedCrop='scale', TorchRandomResizedCrop='scale')
     step = {key: resized(value, size) if key == 'transforms' else value for key, value in steps.items()}
     return dict(step, **{changes[step['type']]: size}) if step['type'] in changes else step
 
@@ -220,8 +225,7 @@ def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Con
     else:
         cfg.model.neck.in_channels = channels
     if method in ('qbheat', 'masked'):
-        cfg.model.head.decoder.in_channels = channels
-        cfg.model.img_size = args.size
+        cfg.model.decoder.in_channels = channels
     if method == 'masked':
         cfg.model.type = 'WholeImageMasking'
         cfg.model.pop('neck')
@@ -233,7 +237,7 @@ def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Con
     cfg.optim_wrapper.update(precision_wrapper(args))
     cfg.default_hooks.checkpoint = None
     if args.compile:
-        parts = dict(qbheat=['backbone', 'head.decoder'], masked=['backbone', 'head.decoder'], supervised=['backbone'])
+        parts = dict(qbheat=['backbone', 'decoder'], masked=['backbone', 'decoder'], supervised=['backbone'])
         hook = dict(type='CompileHook', modules=parts.get(method, ['backbone', 'encoder_k.module']))
         cfg.custom_hooks = [*cfg.custom_hooks, hook]
     cfg.train_dataloader = file_loader(method, cfg, args) if from_files else {}
@@ -376,7 +380,7 @@ def plain_loop(runner: Runner, args: argparse.Namespace) -> Callable[[int], None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     scaler = torch.amp.GradScaler(args.device.type, enabled=args.precision == 'fp16')
     batch = next(iter(runner.train_dataloader))
-    for name in ('backbone', 'head.decoder') if args.compile else ():
+    for name in ('backbone', 'decoder') if args.compile else ():
         model.get_submodule(name).compile()
     if args.channels_last:
         model.to(memory_format=torch.channels_last)

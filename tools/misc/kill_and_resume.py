@@ -70,16 +70,15 @@ crop = [dict(type='RandomResizedCrop', scale=64, backend='pillow'), dict(type='R
 KINDS = {
     'pre-training': """
 train_dataloader = loader(
-    folder([*crop, dict(type='QuarterMask', input_size=64),
+    folder([*crop, dict(type='QuarterMask'),
             dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))], False), True)
 model = dict(
-    type='QBHeat', img_size=64,
+    type='QBHeat', patch_size=16,
     data_preprocessor=dict(type='SelfSupDataPreprocessor', **pixels),
     backbone=dict(type='MobileFormer', arch=arch, output_stride=16),
     neck=dict(type='HeatNeck', in_channels=20),
-    head=dict(
-        type='QBHeatPretrainHead', patch_size=16, loss=dict(type='PixelReconstructionLoss', criterion='L2'),
-        decoder=dict(type='QBHeatDecoder', in_channels=20, mixer='attention', embed_dims=16, depth=1, num_heads=2)))
+    decoder=dict(type='QBHeatDecoder', in_channels=20, out_channels=768, embed_dims=16, depth=1, num_heads=2),
+    head=dict(type='QBHeatPretrainHead', loss=dict(type='PixelReconstructionLoss', criterion='L2')))
 """,
     'probe': """
 train_dataloader = loader(folder([*crop, dict(type='PackInputs')], True), True)

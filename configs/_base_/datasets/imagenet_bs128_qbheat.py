@@ -1,12 +1,11 @@
 # ImageNet-1k's training images without their labels: DATA_ROOT holds train/, as in mmpretrain.
 img_size = 224
-stride = 16
 
 train_pipeline = [
     dict(type='LoadImage'),
     dict(type='TorchRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='QuarterMask', input_size=img_size, stride=stride),
+    dict(type='QuarterMask'),
     dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
 ]
 train_dataloader = dict(

@@ -2,7 +2,7 @@
 _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 128
-sizes = dict(TorchRandomResizedCrop=dict(scale=img_size), QuarterMask=dict(input_size=img_size))
+sizes = dict(TorchRandomResizedCrop=dict(scale=img_size))
 train_pipeline = [dict(step, **sizes.get(step['type'], {})) for step in _base_.train_pipeline]
 train_dataloader = dict(
     num_workers=2, dataset=dict(data_root='{{$DATA_ROOT:data/imagenette}}', pipeline=train_pipeline)

@@ -1,7 +1,7 @@
 # 52m at output stride 16: 224 px give a map of 14 x 14 features, a quarter of it is 7 x 7.
 model = dict(
     type='QBHeat',
-    img_size=224,
+    patch_size=16,
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -11,11 +11,18 @@ model = dict(
     ),
     backbone=dict(type='MobileFormer', arch='52m', output_stride=16),
     neck=dict(type='HeatNeck', in_channels=96),
+    decoder=dict(
+        type='QBHeatDecoder',
+        in_channels=96,
+        out_channels=3 * 16**2,  # the pixels of a patch
+        mixer='attention',
+        embed_dims=96,
+        depth=1,
+        num_heads=3,
+    ),
     head=dict(
         type='QBHeatPretrainHead',
-        patch_size=16,
         norm_pix=True,
-        decoder=dict(type='QBHeatDecoder', in_channels=96, mixer='attention', embed_dims=96, depth=1, num_heads=3),
         loss=dict(type='PixelReconstructionLoss', criterion='L2'),
     ),
 )

@@ -1,10 +1,15 @@
-"""Which quarter of a image stays visible."""
+"""Which quarter of an image stays visible."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
+from torch import Tensor
 
 from ...arguments import check_arguments
 
@@ -16,9 +21,11 @@ class QuarterMask(BaseTransform):
     """Choose the block, a quarter of the image's area, that stays visible.
 
     The block lies on the grid of the backbone's feature cells, so that it is encoded to whole features. The image
-    itself is not touched: the algorithm cuts the block out, on the device.
+    itself is not touched: the algorithm crops the block, on the device.
 
-    **Required Keys:** none.
+    **Required Keys:**
+
+    - img (np.ndarray): (H, W, C), of which only the size is read.
 
     **Added Keys:**
 
@@ -26,53 +33,70 @@ class QuarterMask(BaseTransform):
       ``PackInputs(meta_keys=('visible_origin', ...))``.
 
     Args:
-        input_size: Side of the square image in pixels.
-        stride: Pixels per feature cell: the backbone's output stride.
+        patch_size: Pixels per feature cell: the backbone's output stride.
         visible: ``'corner'``, one of the four corners with equal chance per sample, as in the paper; one of them by
             name (``'top_left'``, ...); ``'center'``; or ``'random'``, any offset in whole cells.
 
     Raises:
-        ValueError: If the quarters are not whole cells, or ``visible`` is unknown.
+        ValueError: If ``visible`` is unknown, or an image does not divide into quarters of whole cells.
     """
 
-    @check_arguments('input_size', 'stride')
-    def __init__(self, input_size: int, stride: int = 16, visible: str = 'corner') -> None:
-        if input_size % (2 * stride):
-            raise ValueError(
-                f'QuarterMask: input_size={input_size} does not divide into quarters of whole feature cells '
-                f'of stride={stride} px; {whole_quarter_sizes(input_size, stride)} would do.'
-            )
+    @check_arguments('patch_size')
+    def __init__(self, patch_size: int = 16, visible: str = 'corner') -> None:
         if visible not in (*CORNERS, 'corner', 'center', 'random'):
             raise ValueError(f"QuarterMask: visible='{visible}' is not 'corner', {CORNERS}, 'center' or 'random'.")
-        self.input_size = input_size
-        self.stride = stride
+        self.patch_size = patch_size
         self.visible = visible
-        self.block = input_size // stride // 2  # side of the visible block in cells
-        if visible == 'center' and self.block % 2:
-            raise ValueError(
-                f"QuarterMask: visible='center' leaves a margin of {self.block / 2} cells at input_size={input_size}; "
-                f'{whole_quarter_sizes(input_size, 2 * stride)} would do.'
-            )
 
     def transform(self, results: dict) -> dict:
         """Add the block's place to ``results``."""
-        results['visible_origin'] = self._draw()
+        size = results['img'].shape[:2]
+        check_quarters(size, self.patch_size)
+        if self.visible == 'center':
+            check_quarters(size, 2 * self.patch_size, "visible='center' wants a margin of whole cells: ")
+        row, column = self._draw(*(side // self.patch_size // 2 for side in size))
+        results['visible_origin'] = int(row), int(column)
         return results
 
-    def _draw(self) -> tuple[int, int]:
+    def _draw(self, rows: int, columns: int) -> tuple[int, int]:
+        """The top left cell of a block of so many rows and columns, in a map of twice as many."""
         if self.visible == 'center':
-            return self.block // 2, self.block // 2
+            return rows // 2, columns // 2
         if self.visible == 'random':
-            row, column = np.random.randint(self.block + 1, size=2)
-            return int(row), int(column)
+            return np.random.randint(rows + 1), np.random.randint(columns + 1)
         corner = np.random.randint(4) if self.visible == 'corner' else CORNERS.index(self.visible)
-        return corner // 2 * self.block, corner % 2 * self.block
+        return corner // 2 * rows, corner % 2 * columns
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(input_size={self.input_size}, stride={self.stride}, visible='{self.visible}')"
+        return f"{type(self).__name__}(patch_size={self.patch_size}, visible='{self.visible}')"
 
 
-def whole_quarter_sizes(input_size: int, stride: int) -> str:
-    """The nearest sizes below and above whose quarters are whole cells, as text for a message."""
-    below = input_size // (2 * stride) * 2 * stride
-    return ' or '.join(str(size) for size in (below, below + 2 * stride) if size)
+def check_quarters(size: Sequence[int], patch_size: int, reason: str = '') -> None:
+    """Refuse an image whose quarters are not whole cells.
+
+    Raises:
+        ValueError: With the nearest sizes that would do.
+    """
+    for side in size:
+        if side % (2 * patch_size):
+            below = side // (2 * patch_size) * 2 * patch_size
+            fitting = ' or '.join(str(each) for each in (below, below + 2 * patch_size) if each)
+            raise ValueError(
+                f'{reason}{side} px do not divide into quarters of whole {patch_size}-px cells (patch_size); '
+                f'{fitting} px would do.'
+            )
+
+
+def visible_origins(data_samples: Sequence[DataSample], device: torch.device) -> Tensor:
+    """What QuarterMask wrote, (N, 2): row and column of each visible block's top left cell.
+
+    Raises:
+        KeyError: If a sample lacks it.
+    """
+    if not all('visible_origin' in sample for sample in data_samples):
+        raise KeyError(
+            "QBHeat needs `visible_origin`: put QuarterMask into the pipeline and 'visible_origin' into the meta_keys "
+            'of PackInputs.'
+        )
+    origin = torch.tensor([sample.visible_origin for sample in data_samples])
+    return origin.to(device, non_blocking=True)  # a blocking copy would wait for the device

@@ -27,7 +27,7 @@ class CompileHook(Hook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, modules: Sequence[str] = ('backbone', 'head.decoder'), **kwargs) -> None:
+    def __init__(self, modules: Sequence[str] = ('backbone', 'decoder'), **kwargs) -> None:
         self.modules = tuple(modules)
         self.kwargs = kwargs
 

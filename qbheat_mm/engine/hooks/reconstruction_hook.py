@@ -11,7 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
-from ...apis.inferencer import QBHeatInferencer, list_images
+from ...datasets.image_folder import list_images
+from ...evaluation.functional.reconstruction import reconstruct, training_size
 from ...visualization import draw_reconstructions
 
 
@@ -41,6 +42,7 @@ class ReconstructionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look for the images now and not hours later."""
+        self._img_size = training_size(runner.cfg)
         self._files = list_images(self.images)[: self.limit]
 
     @master_only
@@ -49,7 +51,7 @@ class ReconstructionHook(Hook):
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
         model = get_ori_model(runner.model)
-        results = QBHeatInferencer(model).reconstruct(self._files, self.visible)
+        results = reconstruct(model, self._files, self._img_size, self.visible)
         model.train()
         drawing = np.asarray(draw_reconstructions(results))
         runner.visualizer.add_image('reconstruction', drawing, step=runner.epoch + 1)

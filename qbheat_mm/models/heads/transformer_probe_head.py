@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.heads import LinearClsHead
-from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+
+from ..utils import sincos_position_embedding
 
 # A probe asks what frozen features hold. Beyond this depth it is a network of its own that learns to see.
 MAX_DEPTH = 12
@@ -70,8 +71,6 @@ class TransformerProbeHead(LinearClsHead):
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The feature map (N, C, H, W), last of ``feats`` -> (N, D), what the linear classifier sees."""
         features = feats[-1]
-        # mmpretrain's grid runs over its first length outermost, as flatten() does over rows: hence width before
-        # height, which matters where they differ.
-        position = build_2d_sincos_position_embedding(features.shape[:1:-1], self.embed_dims)  # (1, H W, D)
-        x = self.embed(features.flatten(2).mT) + position.to(features.device)
+        x = self.embed(features.flatten(2).mT)
+        x = x + sincos_position_embedding(features.shape[2:], self.embed_dims, x.device)
         return self.norm(self.layers(x)).mean(1)

@@ -1,4 +1,5 @@
 from .heat_neck import HeatNeck
+from .qbheat_decoder import QBHeatDecoder
 from .whitening import Whitening
 
-__all__ = ['HeatNeck', 'Whitening']
+__all__ = ['HeatNeck', 'QBHeatDecoder', 'Whitening']

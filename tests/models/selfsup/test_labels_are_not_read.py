@@ -33,7 +33,7 @@ def run(data, config: str) -> Runner:
     cfg.model.backbone.arch = TINY_ARCH
     cfg.model.neck.in_channels = 20
     if cfg.model.type == 'QBHeat':
-        cfg.model.head.decoder.in_channels = 20
+        cfg.model.decoder.in_channels = 20
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
     cfg.train_cfg.max_epochs = 1
     cfg.work_dir, cfg.experiment_name = str(data / 'run'), f'{data.name}_{cfg.model.type}'

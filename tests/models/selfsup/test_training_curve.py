@@ -45,7 +45,7 @@ def curve(paths: list[Path], crop: dict, head: str, rate: float = 1e-3, **optimi
             dict(type='LoadImageFromFile', imdecode_backend='pillow'),
             crop,
             dict(type='RandomFlip', prob=0.5),
-            dict(type='QuarterMask', input_size=SIZE),
+            dict(type='QuarterMask'),
             dict(type='PackInputs', meta_keys=('visible_origin',)),
         ]
     )
