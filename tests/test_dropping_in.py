@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.coco_layout import write_coco
+from helpers.coco import write_coco
 from helpers.models import ROOT, build_qbheat, qbheat_config, write_images
 
 PRETRAINING = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.coco_layout import write_coco
+from helpers.coco import write_coco
 from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
 
 ENVIRONMENTS = dict(onedl=ROOT / '.venv', openmmlab=ROOT / '.venv-openmmlab')

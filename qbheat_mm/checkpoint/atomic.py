@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,28 @@ def atomic_write(path: str | Path, content: bytes) -> None:
             f'"{path}" cannot be written ({error.strerror}). Nothing of it was left, and the files that were there '
             'before are whole. Once there is room, go on with --resume.',
         ) from error
+
+
+@contextmanager
+def atomic_dir(target: str | Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``target`` and rename it at the end; an error removes it and leaves ``target``.
+
+    Args:
+        target: The folder to write.
+        replace: Remove an existing ``target`` before the renaming.
+    """
+    target = Path(target)
+    partial = target.with_name(target.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if replace:
+            shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def damage(path: str | Path) -> str | None:

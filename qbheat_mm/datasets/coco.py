@@ -1,23 +1,31 @@
-"""Annotation files in COCO's format: reading them, and writing them from other formats."""
+"""Annotation files in COCO format: reading, and writing from other formats."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmengine.fileio import load
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
-ROUNDING = 0.01  # pixels by which a box may stick out without being counted as clipped
+from ..checkpoint import atomic_write
+from .image_folder import find_images
+from .transforms.loading import is_transposed
+
+ROUNDING = 0.01  # tolerance in pixels below which a box is not counted as clipped
 
 
 class AnnotationError(ValueError):
-    """An annotation file that is missing, broken, or does not fit what is asked of it."""
+    """An annotation file that is missing, malformed, or lacks what the caller asks for."""
+
+
+def shorten(names: Iterable, limit: int = 5) -> str:
+    """The first ``limit`` names, comma-separated, and the number of the others."""
+    names = list(map(str, names))
+    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 
 def load_coco(ann_file: str | Path) -> dict:
@@ -27,7 +35,7 @@ def load_coco(ann_file: str | Path) -> dict:
         Its content, with the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        AnnotationError: If there is no such file, it is not JSON, or lacks one of the lists.
+        AnnotationError: If the file is missing, is not JSON, or lacks one of the lists.
     """
     try:
         content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
@@ -45,15 +53,15 @@ def load_coco(ann_file: str | Path) -> dict:
 
 
 def read_classes(ann_file: str | Path, only: str | Sequence[str] = 'all') -> tuple[str, ...]:
-    """The class names of a dataset, for a config: everything else follows from them.
+    """Class names of an annotation file, for use in a config.
 
     Args:
-        ann_file: Annotations in COCO's format.
-        only: Names to keep, a sequence or one text with commas, or ``'all'``.
+        ann_file: Annotations in COCO format.
+        only: Names to keep, a sequence or a comma-separated string, or ``'all'``.
 
     Returns:
-        Names in the order of the file's categories, which is how MMDetection numbers its labels whatever the
-        order of ``metainfo.classes``.
+        Names in the order of the file's categories: MMDetection numbers labels in this order, whatever the order of
+        ``metainfo.classes``.
 
     Raises:
         AnnotationError: If the file cannot be read, or lacks a name in ``only``.
@@ -61,14 +69,12 @@ def read_classes(ann_file: str | Path, only: str | Sequence[str] = 'all') -> tup
     categories = load_coco(ann_file)['categories']
     names = tuple(category.get('name') if isinstance(category, dict) else None for category in categories)
     if unnamed := [i for i, name in enumerate(names) if not isinstance(name, str) or not name]:
-        raise AnnotationError(f'"{ann_file}": categories number {", ".join(map(str, unnamed))} have no "name".')
+        raise AnnotationError(f'"{ann_file}": categories number {shorten(unnamed, 20)} have no "name".')
     if only == 'all':
         return names
     wanted = [name.strip() for name in only.split(',')] if isinstance(only, str) else list(only)
-    if unknown := [name for name in wanted if name not in names]:
-        raise AnnotationError(
-            f'"{ann_file}" has no category {", ".join(map(repr, unknown))}. It has: {", ".join(names)}.'
-        )
+    if unknown := [repr(name) for name in wanted if name not in names]:
+        raise AnnotationError(f'"{ann_file}" has no category {", ".join(unknown)}. It has: {", ".join(names)}.')
     return tuple(name for name in names if name in wanted)
 
 
@@ -76,11 +82,11 @@ def parse_classes(text: str) -> list[str]:
     """Class names from a command line.
 
     Args:
-        text: Names with commas between, or a file: one name per line, or YAML with ``names`` (a list, or a dict
-            from index to name).
+        text: Comma-separated names, or a file: one name per line, or YAML with ``names`` (a list, or a dict from index
+            to name).
 
     Raises:
-        AnnotationError: If there is no name, or one comes twice.
+        AnnotationError: If there is no name, or one is repeated.
     """
     path = Path(text)
     if path.suffix in ('.yaml', '.yml'):
@@ -96,19 +102,17 @@ def parse_classes(text: str) -> list[str]:
     return names
 
 
-def find_images(folder: str | Path) -> dict[Path, Path]:
-    """The images below a folder, by their path in it without the ending, which annotations share.
+def index_images(folder: str | Path) -> dict[Path, Path]:
+    """Images below a folder by their relative path without the extension, which annotation files share.
 
     Raises:
-        AnnotationError: If there is none, or two differ only in the ending.
+        AnnotationError: If there is none, or two differ only in the extension.
     """
-    folder, images = Path(folder), {}
-    for path in sorted(folder.rglob('*')):
-        if path.suffix.lower() not in IMG_EXTENSIONS:
-            continue
+    images = {}
+    for path in find_images(folder):
         key = path.relative_to(folder).with_suffix('')
         if key in images:
-            raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the ending; which is annotated?')
+            raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the extension; which is annotated?')
         images[key] = path
     if not images:
         raise AnnotationError(f'There is no image in "{folder}" (looked for {", ".join(IMG_EXTENSIONS)}).')
@@ -116,21 +120,20 @@ def find_images(folder: str | Path) -> dict[Path, Path]:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a image as training reads it: turned upright, where EXIF says how.
+    """Width and height of an image as it is loaded: rotated by its EXIF orientation.
 
     Raises:
         AnnotationError: If it is no image.
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return image.size[::-1] if turned else image.size
+            return image.size[::-1] if is_transposed(image) else image.size
     except OSError as error:
         raise AnnotationError(f'"{path}" is not a readable image: {error}') from error
 
 
 class CocoWriter:
-    """Collects images and boxes, clips the boxes to their image, and counts what happens.
+    """Collect images and boxes, clip the boxes to their image, and count the result.
 
     Args:
         classes: Names of the categories; their ids are 1, 2, ... in this order.
@@ -138,32 +141,27 @@ class CocoWriter:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
-        self.content = dict(
-            images=[],
-            annotations=[],
-            categories=[dict(id=i, name=name) for i, name in enumerate(self.classes, 1)],
-        )
+        self.images, self.annotations = [], []
         self.counts = Counter({name: 0 for name in ('images', 'boxes read', 'boxes clipped', 'boxes written')})
 
     def add_image(self, file_name: str, width: int, height: int) -> None:
-        """Add a image; the boxes that follow are in it."""
+        """Add an image; the boxes added next belong to it."""
         self.counts['images'] += 1
-        image = dict(id=len(self.content['images']) + 1, file_name=file_name, width=width, height=height)
-        self.content['images'].append(image)
+        self.images.append(dict(id=len(self.images) + 1, file_name=file_name, width=width, height=height))
 
     def add_box(self, name: str, box: Sequence[float], crowd: bool = False) -> None:
-        """Add a box to the last image, unless nothing of it lies inside or its class is not wanted.
+        """Add a box to the last image, unless it lies outside or its class is not requested.
 
         Args:
             name: The class.
-            box: Corners x1, y1, x2, y2 in pixels of the image, whose own corners are 0, 0, width, height.
-            crowd: Not a single object: neither to be found nor held against a detector.
+            box: Corners x1, y1, x2, y2 in pixels; the image spans 0, 0, width, height.
+            crowd: Set ``iscrowd``: the box is ignored in training and evaluation.
         """
         self.counts['boxes read'] += 1
         if name not in self.classes:
             self.counts[f'boxes dropped, class "{name}" not asked for'] += 1
             return
-        image = self.content['images'][-1]
+        image = self.images[-1]
         x1, y1, x2, y2 = box
         if x2 <= x1 or y2 <= y1:
             self.counts['boxes dropped, empty'] += 1
@@ -176,9 +174,9 @@ class CocoWriter:
         self.counts['boxes clipped'] += max(left - x1, top - y1, x2 - right, y2 - bottom) > ROUNDING
         self.counts['boxes written'] += 1
         width, height = right - left, bottom - top
-        self.content['annotations'].append(
+        self.annotations.append(
             dict(
-                id=len(self.content['annotations']) + 1,  # pycocotools takes a match with id 0 for none
+                id=len(self.annotations) + 1,  # from 1: pycocotools treats a match with id 0 as no match
                 image_id=image['id'],
                 category_id=self.classes.index(name) + 1,
                 bbox=[left, top, width, height],
@@ -188,18 +186,16 @@ class CocoWriter:
         )
 
     def write(self, out: str | Path) -> dict[str, int]:
-        """Write the file, whole or not at all, and print the counts.
+        """Write the file atomically and print the counts.
 
         Returns:
             The counts.
         """
-        out = Path(out)
-        annotated = {annotation['image_id'] for annotation in self.content['annotations']}
-        self.counts['images without boxes'] = len(self.content['images']) - len(annotated)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f'{out.name}.{os.getpid()}.tmp')
-        unfinished.write_text(json.dumps(self.content), encoding='utf-8')
-        unfinished.replace(out)
+        annotated = {annotation['image_id'] for annotation in self.annotations}
+        self.counts['images without boxes'] = len(self.images) - len(annotated)
+        categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
+        content = dict(images=self.images, annotations=self.annotations, categories=categories)
+        atomic_write(out, json.dumps(content).encode())
         print(f'{out}: {len(self.classes)} classes ({", ".join(self.classes)})')
         for name, count in self.counts.items():
             print(f'{count:8d} {name}')

@@ -1,31 +1,24 @@
-"""A look at detection data before training: what would stop it, or quietly spoil it."""
+"""Pre-flight validation of COCO datasets: annotations and images."""
 
 from __future__ import annotations
 
-import math
+import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from PIL import Image
 
-from ..models.necks.whitening import WhiteningLayer
-from .coco import ORIENTATION, AnnotationError, load_coco, read_size
+from .coco import AnnotationError, load_coco, read_size, shorten
+from .transforms.loading import ORIENTATION
 
-# Large sets hold a few such boxes; more than this share of them is a mistake in the file.
-MANY_THIN, MANY_STICKING_OUT = 0.01, 0.1
+# Large datasets contain a few such boxes; a larger share points to a mistake in the file.
+MAX_THIN, MAX_OUT_OF_BOUNDS = 0.01, 0.1
 ID, NUMBER = (int, str), (int, float)
-LARGEST = 1e12  # pixels, the area of a image included
-FIELDS = dict(  # what mmdet or pycocotools reads without asking whether it is there
+MAX_VALUE = 1e12  # pixels, also for areas
+FIELDS = dict(  # what mmdet or pycocotools reads without checking that it exists
     images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER),
     annotations=dict(id=ID, image_id=ID, category_id=ID, bbox=list, area=NUMBER, iscrowd=int),
     categories=dict(id=ID, name=str),
@@ -34,407 +27,223 @@ FIELDS = dict(  # what mmdet or pycocotools reads without asking whether it is t
 
 @dataclass
 class Report:
-    """What a check found. Errors stop a training; warnings and notes do not."""
+    """Findings of a check. Errors stop a training; warnings and notes do not."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, other: Report, where: str) -> None:
-        """Take over what another report found, saying where."""
-        for mine, theirs in zip(
-            (self.errors, self.warnings, self.notes), (other.errors, other.warnings, other.notes), strict=True
-        ):
-            mine.extend(f'{where}: {text}' for text in theirs)
+        """Take over the findings of another report, with their place."""
+        for level, texts in vars(other).items():
+            getattr(self, level).extend(f'{where}: {text}' for text in texts)
 
     def __str__(self) -> str:
-        kinds = dict(error=self.errors, warning=self.warnings, note=self.notes)
-        return '\n'.join(f'{kind}: {text}' for kind, texts in kinds.items() for text in texts) or 'nothing found'
+        lines = [f'{level[:-1]}: {text}' for level, texts in vars(self).items() for text in texts]
+        return '\n'.join(lines) or 'nothing found'
 
 
-def shorten(text: str, limit: int) -> str:
-    """The text, or its beginning where it is long."""
-    return text if len(text) <= limit else text[:limit] + '...'
+def _printable(name) -> str:
+    name = str(name).encode('utf-8', 'replace').decode()  # JSON can hold half a surrogate pair
+    return name if len(name) <= 200 else f'{name[:200]}...'
 
 
-def _some(names: Iterable, limit: int = 5) -> str:
-    # half a surrogate pair, which JSON can hold, cannot be printed
-    names = [shorten(str(name).encode('utf-8', 'replace').decode(), 200) for name in names]
-    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
+def _finding(names: Iterable, text: str, total: int | None = None, limit: int = 5) -> list[str]:
+    """A message with the number of names and the first of them; no message without names."""
+    names = list(map(_printable, names))
+    count = len(names) if total is None else f'{len(names)} of {total}'
+    return [f'{count} {text}: {shorten(dict.fromkeys(names), limit)}'] if names else []
 
 
 def _repeated(values: Iterable) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _check_fields(coco: dict, report: Report) -> None:
+def _check_fields(coco: dict) -> list[str]:
+    """Errors of entries that lack a field, or hold one of another type."""
+    errors = []
     for section, fields in FIELDS.items():
-        entries = coco[section]
         for name, kind in fields.items():
-            bad = [i for i, e in enumerate(entries) if not isinstance(e, dict) or not isinstance(e.get(name), kind)]
-            if bad:
-                report.errors.append(
-                    f'{len(bad)} of {len(entries)} {section} have no usable field "{name}": number {_some(bad)}'
-                )
+            bad = [
+                i for i, e in enumerate(coco[section]) if not isinstance(e, dict) or not isinstance(e.get(name), kind)
+            ]
+            errors += _finding(bad, f'{section} have no usable field "{name}", at index', len(coco[section]))
+    return errors
 
 
 def _is_usable(value) -> bool:
-    """Whether a value can be a place or a size in a image, or its area."""
-    return isinstance(value, NUMBER) and abs(value) < LARGEST  # false for NaN
+    """Whether a value is a valid coordinate, size or area."""
+    return isinstance(value, NUMBER) and abs(value) < MAX_VALUE  # False for NaN
 
 
 def _is_box(bbox: list) -> bool:
     return len(bbox) == 4 and all(map(_is_usable, bbox)) and min(bbox[2:]) >= 0
 
 
-def _check_values(coco: dict, report: Report) -> None:
-    """Sizes and boxes must make sense."""
-    if bad := [
-        image['file_name']
-        for image in coco['images']
-        if not all(_is_usable(image[side]) and image[side] > 0 for side in ('width', 'height'))
-    ]:
-        report.errors.append(f'width or height of {len(bad)} images is not positive: {_some(bad)}')
-    if bad := [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and _is_usable(a['area']))]:
-        report.errors.append(
-            f'{len(bad)} annotations have no bbox of x, y, width, height, or no number as area: annotation {_some(bad)}'
-        )
+def _check_values(coco: dict) -> list[str]:
+    """Errors of sizes and boxes."""
+    sizes = [(image['file_name'], (image['width'], image['height'])) for image in coco['images']]
+    bad_sizes = [name for name, size in sizes if not all(_is_usable(side) and side > 0 for side in size)]
+    bad_boxes = [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and _is_usable(a['area']))]
+    return _finding(bad_sizes, 'images have a width or height that is not positive') + _finding(
+        bad_boxes, 'annotations have no bbox of x, y, width, height, or no number as area; ids'
+    )
 
 
 def _check_ids(coco: dict, report: Report) -> None:
     for section in FIELDS:
-        if repeated := _repeated(entry['id'] for entry in coco[section]):
-            report.errors.append(f'{len(repeated)} ids of {section} repeat: {_some(repeated)}')
-    images, categories = ({entry['id'] for entry in coco[section]} for section in ('images', 'categories'))
-    for key, known in (('image_id', images), ('category_id', categories)):
-        if unknown := [a for a in coco['annotations'] if a[key] not in known]:
-            report.errors.append(
-                f'{len(unknown)} annotations name an unknown {key}: '
-                + _some(f'{a[key]} (annotation {a["id"]})' for a in unknown)
-            )
+        report.errors += _finding(_repeated(entry['id'] for entry in coco[section]), f'ids of {section} repeat')
+    for key, section in (('image_id', 'images'), ('category_id', 'categories')):
+        known = {entry['id'] for entry in coco[section]}
+        unknown = (f'{a[key]} (annotation {a["id"]})' for a in coco['annotations'] if a[key] not in known)
+        report.errors += _finding(unknown, f'annotations name an unknown {key}')
     if any(a['id'] == 0 for a in coco['annotations']):
-        report.warnings.append('an annotation has the id 0: pycocotools takes a match with it for none; count from 1')
-    if repeated := _repeated(image['file_name'] for image in coco['images']):
-        report.warnings.append(f'{len(repeated)} images are listed more than once: {_some(repeated)}')
+        report.warnings.append('an annotation has the id 0, whose match pycocotools ignores; count from 1')
+    repeated = _repeated(image['file_name'] for image in coco['images'])
+    report.warnings += _finding(repeated, 'images are listed more than once')
 
 
 def _check_classes(coco: dict, classes: Sequence[str] | None, report: Report) -> None:
     names = [category['name'] for category in coco['categories']]
-    if repeated := _repeated(names):
-        report.errors.append(f'category names repeat: {_some(repeated)}')
+    report.errors += _finding(_repeated(names), 'category names repeat')
     if classes is None:
         return
     if isinstance(classes, str):
-        report.errors.append(f'metainfo.classes is the text {classes!r}; one class is written ({classes!r},)')
+        report.errors.append(f'metainfo.classes is the string {classes!r}; one class is written ({classes!r},)')
         return
-    if repeated := _repeated(classes):
-        report.errors.append(f'metainfo.classes names {_some(repeated)} more than once')
-    if missing := [name for name in classes if name not in names]:
-        report.errors.append(
-            f'{len(missing)} of {len(classes)} classes of the config are no categories of the file: '
-            f'{_some(map(repr, missing))}. The file has {_some(map(repr, names), 20)}. Set metainfo.classes'
-        )
+    report.errors += _finding(_repeated(classes), 'classes occur more than once in metainfo.classes')
+    if missing := [repr(name) for name in classes if name not in names]:
+        (text,) = _finding(missing, 'classes of the config are no categories of the file', len(classes))
+        available = shorten((_printable(repr(name)) for name in names), 20)
+        report.errors.append(f'{text}. The file has {available}. Set metainfo.classes')
     elif list(classes) != (ordered := [name for name in names if name in classes]):
         report.errors.append(
             "the classes of the config are in another order than the file's categories, by which mmdet numbers its "
-            f'labels, so names would be mixed up: write {_some(map(repr, ordered), 20)}'
+            f'labels, so names would be mixed up: write {shorten((_printable(repr(name)) for name in ordered), 20)}'
         )
-    if surplus := [name for name in names if name not in classes]:
-        report.warnings.append(
-            f'{len(surplus)} of {len(names)} categories of the file are not in the config, their boxes are left out: '
-            + _some(map(repr, surplus))
-        )
+    surplus = [repr(name) for name in names if name not in classes]
+    report.warnings += _finding(
+        surplus, 'categories of the file are not in the config, their boxes are left out', len(names)
+    )
 
 
 def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> None:
-    """Look at the boxes of the classes in use, as mmdet and pycocotools will treat them."""
+    """Check the boxes of the classes in use, as mmdet and pycocotools treat them."""
     images = {image['id']: image for image in coco['images']}
     names = {c['id']: c['name'] for c in coco['categories'] if classes is None or c['name'] in classes}
-    kinds: dict[str, list[str]] = defaultdict(list)  # kind -> names of images
     used = [a for a in coco['annotations'] if a['category_id'] in names]
-    trained = Counter()
+    kinds: dict[str, list[str]] = defaultdict(list)  # kind -> file names
+    trained = set()
     for annotation in used:
         image = images[annotation['image_id']]
         x, y, w, h = annotation['bbox']
-        right, bottom = x + w - image['width'], y + h - image['height']  # how far it sticks out there
         if min(w, h) < 1 or annotation['area'] <= 0:
             kind = 'thin'
         elif x >= image['width'] or y >= image['height'] or x + w <= 0 or y + h <= 0:
             kind = 'outside'
         else:
             kind = 'crowd' if annotation['iscrowd'] else 'good'
-            trained[annotation['category_id']] += kind == 'good'
-            if max(-x, -y, right, bottom) > 1:
-                kinds['sticking out'].append(image['file_name'])
+            if kind == 'good':
+                trained.add(annotation['category_id'])
+            if max(-x, -y, x + w - image['width'], y + h - image['height']) > 1:
+                kinds['out of bounds'].append(image['file_name'])
             if min(w, h) <= 1:
                 kinds['one pixel'].append(image['file_name'])
         kinds[kind].append(image['file_name'])
 
-    def describe(kind: str) -> str:
-        return f'{len(kinds[kind])} of {len(used)} boxes, in {_some(dict.fromkeys(kinds[kind]))},'
+    def level(kind: str, share: float) -> list[str]:
+        return report.errors if len(kinds[kind]) > share * len(used) else report.warnings
 
-    if not kinds['good']:
-        report.errors.append(f'no annotation to train on or to find among {len(coco["annotations"])} in the file')
-    if kinds['outside']:
-        report.errors.append(f'{describe("outside")} lie outside their image; pixels, and of this very image?')
-    if kinds['thin']:
-        level = report.errors if len(kinds['thin']) > MANY_THIN * len(used) else report.warnings
-        level.append(f'{describe("thin")} are empty or thinner than a pixel: not trained on, but counted by COCO AP')
-    if kinds['sticking out']:
-        level = report.errors if len(kinds['sticking out']) > MANY_STICKING_OUT * len(used) else report.warnings
-        level.append(f'{describe("sticking out")} stick out of their image; is bbox x, y, width, height?')
-    if kinds['one pixel']:
-        report.notes.append(f'{describe("one pixel")} are one pixel thin')
-    if kinds['crowd']:
-        report.notes.append(f'{describe("crowd")} are crowds: not trained on, and not held against a detector')
+    if not trained:
+        report.errors.append(f'no annotation to train on among {len(coco["annotations"])} in the file')
+    for kind, texts, text in (
+        ('outside', report.errors, 'lie outside their image (they must be in its pixels)'),
+        ('thin', level('thin', MAX_THIN), 'are empty or thinner than a pixel: not trained on, but counted by COCO AP'),
+        (
+            'out of bounds',
+            level('out of bounds', MAX_OUT_OF_BOUNDS),
+            'exceed their image (bbox must be x, y, width, height)',
+        ),
+        ('one pixel', report.notes, 'are one pixel thin'),
+        ('crowd', report.notes, 'are crowds: ignored in training and evaluation'),
+    ):
+        texts += _finding(kinds[kind], f'boxes {text}', len(used))
     annotated = {annotation['image_id'] for annotation in used}
-    if empty := [image['file_name'] for image in coco['images'] if image['id'] not in annotated]:
-        report.notes.append(f'{len(empty)} of {len(images)} images have no boxes: {_some(empty)}')
-    if never := [name for id_, name in names.items() if not trained[id_]]:
-        report.notes.append(f'{len(never)} of {len(names)} classes never occur: {_some(map(repr, never))}')
-
-
-def _missing(paths: Iterable[Path]) -> list[Path]:
-    """Paths without a file, with one listing for each folder."""
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_folder[path.parent].append(path)
-    missing = []
-    for folder, members in by_folder.items():
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        missing.extend(path for path in members if path.name not in present)
-    return missing
+    empty = [image['file_name'] for image in coco['images'] if image['id'] not in annotated]
+    report.notes += _finding(empty, 'images have no boxes', len(images))
+    never = [repr(name) for id_, name in names.items() if id_ not in trained]
+    report.notes += _finding(never, 'classes never occur', len(names))
 
 
 def _check_image(path: Path, image: dict, kinds: dict[str, list[str]]) -> None:
-    """Decode a image and sort what is odd about it into ``kinds``."""
+    """Decode an image and sort what is unusual about it into ``kinds``."""
     try:
         with Image.open(path) as file:
             file.load()
             mode, orientation = file.mode, file.getexif().get(ORIENTATION, 1)
             transparent = 'transparency' in file.info
         size = read_size(path)
-    except Exception as error:  # broken files make Pillow raise errors of many types
+    except Exception as error:  # Pillow raises errors of many types for malformed files
         kinds['unreadable'].append(f'{path.name} ({error})')
         return
     if size != (image['width'], image['height']):
-        turned = f', turned as its EXIF orientation {orientation} says' if orientation >= 5 else ''
-        kinds['size'].append(f'{path.name} is {size[0]} x {size[1]}{turned}, not {image["width"]} x {image["height"]}')
+        rotated = f', rotated by its EXIF orientation {orientation}' if orientation >= 5 else ''
+        kinds['size'].append(f'{path.name} is {size[0]} x {size[1]}{rotated}, not {image["width"]} x {image["height"]}')
     elif orientation > 1:
-        kinds['turned'].append(path.name)
+        kinds['rotated'].append(path.name)
     if mode in ('1', 'L', 'LA', 'I', 'I;16', 'F'):
         kinds['gray'].append(path.name)
     elif transparent or mode in ('RGBA', 'PA', 'CMYK'):
-        kinds['four'].append(path.name)
+        kinds['four channels'].append(path.name)
 
 
 def _check_images(coco: dict, img_dir: Path, sample: int, report: Report) -> None:
     paths = {img_dir / image['file_name']: image for image in coco['images']}
-    if missing := _missing(paths):
-        report.errors.append(
-            f'{len(missing)} of {len(paths)} images are not in "{img_dir}": '
-            + _some(paths[path]['file_name'] for path in missing)
-        )
+    # One listing of each folder is faster than a look-up of each file.
+    folders = {path.parent for path in paths}
+    listings = {folder: set(os.listdir(folder) if folder.is_dir() else ()) for folder in folders}
+    if missing := [image['file_name'] for path, image in paths.items() if path.name not in listings[path.parent]]:
+        report.errors += _finding(missing, f'images are not in "{img_dir}"', len(paths))
         return
-    chosen = random.Random(0).sample(sorted(paths), min(sample, len(paths)))
+    sampled = random.Random(0).sample(sorted(paths), min(sample, len(paths)))
     kinds: dict[str, list[str]] = defaultdict(list)
-    for path in chosen:
+    for path in sampled:
         _check_image(path, paths[path], kinds)
-    for kind, level, text in (
+    for kind, texts, text in (
         ('unreadable', report.errors, 'cannot be read'),
         ('size', report.errors, 'have another size than the file says'),
-        ('turned', report.warnings, 'are turned when read (EXIF orientation); the boxes must fit the turned image'),
+        ('rotated', report.warnings, 'are rotated by EXIF on loading; the boxes must fit the rotated image'),
         ('gray', report.warnings, 'are gray; the channel is repeated'),
-        ('four', report.warnings, 'have four channels; they are turned into three'),
+        ('four channels', report.warnings, 'have four channels; they are converted to three'),
     ):
-        if kinds[kind]:
-            level.append(f'{len(kinds[kind])} of {len(chosen)} images looked at {text}: {_some(kinds[kind])}')
-
-
-def _check_content(coco: dict, img_dir: Path, classes: Sequence[str] | None, sample: int) -> Report:
-    report = Report()
-    if not coco['images']:
-        report.errors.append('the annotation file lists no image')
-    _check_fields(coco, report)
-    if report.errors:
-        return report
-    _check_values(coco, report)
-    _check_ids(coco, report)
-    _check_classes(coco, classes, report)
-    if not report.errors:
-        _check_boxes(coco, classes, report)
-    _check_images(coco, img_dir, sample, report)
-    return report
+        texts += _finding(kinds[kind], f'sampled images {text}', len(sampled))
 
 
 def check_coco(
     ann_file: str | Path, img_dir: str | Path, classes: Sequence[str] | None = None, sample: int = 200
 ) -> Report:
-    """Check annotations in COCO's format and their images.
+    """Check annotations in COCO format and their images.
 
     Args:
         ann_file: The annotations.
         img_dir: The folder that file names are relative to.
         classes: ``metainfo.classes`` of the config; None takes the file's categories.
-        sample: How many images are decoded (the same ones each time); 0 for none. That all are there is looked
-            at in any case.
+        sample: Number of images to decode, the same ones each time; 0 for none. That all exist is checked in any case.
 
     Returns:
-        What was found; the checks that build on broken parts are left out.
+        The findings; checks that depend on malformed parts are left out.
     """
-    try:
-        return _check_content(load_coco(ann_file), Path(img_dir), classes, sample)
-    except AnnotationError as error:
-        return Report(errors=[str(error)])
-
-
-def _dataset_class(dataset: dict) -> type | None:
-    from mmdet.registry import DATASETS  # not needed for pre-training
-
-    kind = dataset.get('type')
-    return kind if isinstance(kind, type) else DATASETS.get(kind)
-
-
-def find_coco_datasets(dataset: dict) -> Iterator[dict]:
-    """The configs of COCO datasets in that of a dataset, which may wrap others."""
-    from mmdet.datasets import CocoDataset
-
-    kind = _dataset_class(dataset)
-    if kind is not None and issubclass(kind, CocoDataset):
-        yield dataset
-    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
-        if isinstance(inner, dict):
-            yield from find_coco_datasets(inner)
-
-
-def _paths_and_classes(dataset: dict) -> tuple[Path, Path, Sequence[str]]:
-    """Annotation file, folder of images and classes, as mmdet resolves them."""
-    root = Path(dataset.get('data_root') or '')
-    prefix = (dataset.get('data_prefix') or {}).get('img', '')
-    classes = _dataset_class(dataset)._load_metainfo(dataset.get('metainfo'))['classes']
-    return root / dataset.get('ann_file', ''), root / prefix, classes
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Leave the random numbers that follow as if nothing had been drawn inside."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-
-
-@torch.no_grad()
-def count_positions(model: dict, height: int, width: int) -> int:
-    """Positions over all levels that a detector's neck hands on for a image of that many pixels."""
-    from mmdet.registry import MODELS
-
-    features = torch.zeros(1, 3, height, width)
-    for part in ('backbone', 'neck'):
-        if model.get(part):
-            module = MODELS.build(deepcopy(model[part]))
-            module.eval()  # BatchNorm of one position has no variance to train with
-            for layer in module.modules():
-                if isinstance(layer, WhiteningLayer):  # its statistics come later
-                    layer.set_identity()
-            features = module(features)
-    return sum(feature.shape[-2] * feature.shape[-1] for feature in features)
-
-
-def _smallest_input(pipeline: list, images: list, img_dir: Path, draws: int = 4) -> tuple[int, int] | None:
-    """Height and width in which the smallest and the narrowest image leave a pipeline, which may draw them."""
-    transform = Compose(deepcopy(pipeline))
-    smallest = min(images, key=lambda image: image['width'] * image['height'])
-    narrowest = min(
-        images, key=lambda image: min(image['width'], image['height']) / max(image['width'], image['height'])
-    )
-    shapes = []
-    for image in (smallest, narrowest) * draws:
-        path = str(img_dir / image['file_name'])
-        results = dict(img_path=path, img_id=image['id'], height=image['height'], width=image['width'], instances=[])
-        results = transform(results)
-        if results is not None:  # None: a crop without boxes
-            shapes.append(tuple(results['inputs'].shape[-2:]))
-    return min(shapes, key=math.prod, default=None)
-
-
-def _check_positions(model: dict, pipeline: list, images: list, img_dir: Path, report: Report) -> None:
-    """A two-stage DETR chooses its queries among the positions of its levels, so there must be as many."""
-    with _same_randomness():
-        shape = _smallest_input(pipeline, images, img_dir)
-        if shape is None:
-            return
-        divisor = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-        height, width = (math.ceil(side / divisor) * divisor for side in shape)
-        positions = count_positions(model, height, width)
-    if positions < model['num_queries']:
-        report.errors.append(
-            f'a image enters the model with {width} x {height} pixels, which gives {positions} positions over the '
-            f'levels; {model["type"]} chooses its num_queries={model["num_queries"]} among them. Use larger images '
-            '(scale of Resize), finer levels, or fewer queries'
-        )
-
-
-def _check_evaluator(evaluator: dict | list | None, ann_file: Path, report: Report) -> None:
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
-        named = metric.get('ann_file')
-        if named and Path(named).resolve() != ann_file.resolve():
-            report.errors.append(f'the evaluator reads "{named}", the dataset "{ann_file}"')
-
-
-def _check_dataset(dataset: dict, model: dict, sample: int) -> Report:
-    """Check a dataset of a config, and that a two-stage model can train on images of that size."""
-    ann_file, img_dir, classes = _paths_and_classes(dataset)
-    if '://' in f'{dataset.get("data_root")}{ann_file}':
-        return Report(notes=['not on a local disk, so not checked'])
     try:
         coco = load_coco(ann_file)
     except AnnotationError as error:
         return Report(errors=[str(error)])
-    report = _check_content(coco, img_dir, classes, sample)
-    if model.get('as_two_stage') and not report.errors:
-        _check_positions(model, dataset['pipeline'], coco['images'], img_dir, report)
-    return report
-
-
-def check_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test'), sample: int = 200) -> Report:
-    """Check every COCO dataset of a detection config, and that model and evaluator fit them.
-
-    Args:
-        cfg: The config.
-        splits: Which dataloaders to look at.
-        sample: How many images of each dataset are decoded.
-
-    Returns:
-        What was found, each with the split and file where it was.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = cfg.get('model') or {}
-    num_classes = (model.get('bbox_head') or {}).get('num_classes')
-    report, checked, classes_of = Report(), [], {}
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in find_coco_datasets(loader['dataset']) if loader else ():
-            ann_file, _, classes = _paths_and_classes(dataset)
-            found = Report()
-            if split != 'train':
-                _check_evaluator(cfg.get(f'{split}_evaluator'), ann_file, found)
-            if dataset not in checked:  # test is val, as a rule
-                found.add(_check_dataset(dataset, model, sample), str(ann_file))
-                checked.append(dataset)
-            if not isinstance(classes, str):  # an error of its own
-                classes_of[tuple(classes)] = split
-                if num_classes not in (None, len(classes)):
-                    found.errors.append(
-                        f'model.bbox_head.num_classes is {num_classes}, the dataset has {len(classes)} classes'
-                    )
-            report.add(found, split)
-    if not checked:
-        report.warnings.append('no COCO dataset in ' + ', '.join(f'{split}_dataloader' for split in splits))
-    if len(classes_of) > 1:
-        report.errors.append(
-            'the datasets have different classes: '
-            + '; '.join(f'{split} has {_some(map(repr, classes), 20)}' for classes, split in classes_of.items())
-        )
+    report = Report(errors=([] if coco['images'] else ['the annotation file lists no image']) + _check_fields(coco))
+    if report.errors:
+        return report
+    report.errors += _check_values(coco)
+    _check_ids(coco, report)
+    _check_classes(coco, classes, report)
+    if not report.errors:
+        _check_boxes(coco, classes, report)
+    _check_images(coco, Path(img_dir), sample, report)
     return report

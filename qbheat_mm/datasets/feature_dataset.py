@@ -1,4 +1,4 @@
-"""Frozen features on disk: computed once, read by every epoch of a probe."""
+"""Cached features of a frozen backbone: computed once, read in every epoch of a probe."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..checkpoint import atomic_dir
+
 FEATURES, LABELS, META = 'features.npy', 'labels.npy', 'meta.json'
 
 
 @DATASETS.register_module()
 class FeatureDataset(Dataset):
-    """Reads a folder that :func:`write_features` filled.
-
-    Args:
-        folder: The folder.
-    """
+    """Dataset of the features that :func:`write_features` wrote to ``folder``."""
 
     def __init__(self, folder: str) -> None:
         self.data_root = folder
@@ -41,56 +39,37 @@ class FeatureDataset(Dataset):
         return dict(inputs=features, data_samples=DataSample().set_gt_label(int(self.labels[index])))
 
 
-def differences(folder: Path, key: dict[str, str]) -> list[str] | None:
-    """What changed since ``folder`` was written: names of ``key``'s parts; None where there is no such cache."""
-    try:
-        stored = json.loads((folder / META).read_text())['key']
-    except FileNotFoundError:
-        return None
-    return [name for name, value in key.items() if stored.get(name) != value]
-
-
 def write_features(
     folder: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int, key: dict[str, str], metainfo: dict
 ) -> None:
-    """Write features to ``folder`` whole or not at all.
-
-    They go to a folder beside it, which is renamed at the end; whatever stops it before, that folder is removed.
+    """Write features to ``folder`` atomically, replacing an older cache.
 
     Args:
-        folder: Replaced where it exists.
+        folder: The folder to write.
         batches: Features (n, C, H, W) and labels (n,).
-        count: Images in all.
-        key: What the features follow from.
+        count: Total number of images.
+        key: Everything the features depend on, as hashes.
         metainfo: Of the dataset, for example its classes.
 
     Raises:
-        OSError: If the disk is full, or will be.
-        ValueError: If float16 cannot hold a feature.
+        OSError: If the disk is full, or would be.
+        ValueError: If a feature exceeds float16.
     """
-    partial = folder.with_name(folder.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        labels = _write_array(partial / FEATURES, batches, count)
-        np.save(partial / LABELS, labels)
-        (partial / META).write_text(json.dumps(dict(key=key, metainfo=metainfo)))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OSError(
-                f'The features cannot be cached in "{folder}": {error.strerror or error}. Nothing of them was left '
-                'there. Name another folder with --cache-features, or train without it.'
-            ) from error
-        raise
+        with atomic_dir(folder, replace=True) as partial:
+            np.save(partial / LABELS, _write_array(partial / FEATURES, batches, count))
+            (partial / META).write_text(json.dumps(dict(key=key, metainfo=metainfo)))
+    except OSError as error:
+        raise OSError(
+            f'The features cannot be cached in "{folder}": {error.strerror or error}. Nothing of them was left '
+            'there. Name another folder with --cache-features, or train without it.'
+        ) from error
 
 
 def _write_array(path: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> np.ndarray:
-    """Append batches to an .npy file in float16; returns the labels.
+    """Append batches to an .npy file in float16 and return the labels.
 
-    Plain writes: a full disk is an error here, where a memory map would die of SIGBUS.
+    Plain writes raise an error if the disk is full; a memory map would crash with SIGBUS.
     """
     labels: list[np.ndarray] = []
     with path.open('wb') as file:
@@ -115,14 +94,14 @@ def _write_array(path: Path, batches: Iterator[tuple[Tensor, Tensor]], count: in
 def ensure_features(
     folder: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int, key: dict[str, str], metainfo: dict
 ) -> None:
-    """As :func:`write_features`, unless ``folder`` already holds the features of this ``key``.
-
-    ``batches`` is not touched then.
-    """
-    changed = differences(folder, key)
-    if changed == []:
+    """:func:`write_features`, unless ``folder`` holds the features of this ``key``; then ``batches`` is not read."""
+    meta = folder / META
+    stored = json.loads(meta.read_text())['key'] if meta.is_file() else None
+    if stored == key:
         print_log(f'Features: taken from {folder}', logger='current')
         return
-    why = 'there is no cache yet' if changed is None else f'the cache is stale, changed: {", ".join(changed)}'
+    why = 'there is no cache yet'
+    if stored is not None:
+        why = f'the cache is stale, changed: {", ".join(name for name in key if stored.get(name) != key[name])}'
     print_log(f'Features: {count} images are encoded for {folder}, {why}', logger='current')
     write_features(folder, batches, count, key, metainfo)

@@ -1,4 +1,4 @@
-"""Images in a folder, as people have them: some broken, some not images at all."""
+"""Folders of images, some of which may be unreadable."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ from pathlib import Path
 import torch
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
 @DATASETS.register_module()
 class ImageFolderDataset(CustomDataset):
-    """mmpretrain's CustomDataset for folders of images, with clear errors and tolerance for broken files.
+    """mmpretrain's CustomDataset for folders of images, with clear errors and tolerance for unreadable files.
 
-    In training a image that cannot be read is replaced by the next one that can; ``SkippedImagesHook`` counts and
-    names them in the log. In test mode (``test_mode=True``) it is an error, because it would change the score.
-    Use it with ``LoadImage``: OpenCV returns half a image for a truncated file without a word.
+    In training the next readable image replaces an unreadable one; ``SkippedImagesHook`` logs their number and names.
+    In test mode (``test_mode=True``) an unreadable image is an error, because it would change the score.
+    Use it with ``LoadImage``: OpenCV silently returns half of a truncated image.
 
     Args:
         with_label: Take the names of the sub-folders as classes. Defaults to True; pre-training says False.
-        extensions: Endings of the files to take, in lower case.
+        extensions: File extensions of images, in lower case.
         **kwargs: As in mmpretrain's CustomDataset.
     """
 
-    # After so many unreadable images in a row something else is wrong.
-    MAX_SKIPS = 1000
+    MAX_SKIPS = 1000  # unreadable images in a row before training stops
 
-    def __init__(self, *args, extensions: tuple[str, ...] = EXTENSIONS, **kwargs) -> None:
+    def __init__(self, *args, extensions: tuple[str, ...] = IMG_EXTENSIONS, **kwargs) -> None:
         super().__init__(*args, extensions=extensions, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -44,21 +42,25 @@ class ImageFolderDataset(CustomDataset):
             raise FileNotFoundError(f'There is no folder "{folder}" to take images from. {remedy}')
         if not self.ann_file and self.with_label and not any(entry.is_dir() for entry in folder.iterdir()):
             raise RuntimeError(f'The folder "{folder}" has no sub-folders, whose names would be the classes. {remedy}')
-        endings = ', '.join(sorted(self.extensions))
         try:
             data_list = super().load_data_list()
         except RuntimeError as error:
             if 'Found 0 files' not in str(error):
                 raise
+            endings = ', '.join(sorted(self.extensions))
             raise RuntimeError(
                 f'There is no image in the folder "{folder}" (nor below it) that ends in {endings}. {remedy}'
             ) from None
-        # Shared with the workers: what they cannot read, the main process counts and names.
+        # Shared memory: the workers mark unreadable images, the main process counts them.
         self.unreadable = torch.zeros(len(data_list), dtype=torch.uint8).share_memory_()
         return data_list
 
     def __getitem__(self, idx: int) -> dict:
-        """The sample at ``idx``, or in training the next one that can be read."""
+        """The sample at ``idx``, or in training the next readable one.
+
+        Raises:
+            RuntimeError: If ``MAX_SKIPS`` images in a row are unreadable; in test mode, if this one is.
+        """
         total = len(self)
         for step in range(min(total, self.MAX_SKIPS)):
             index = (idx + step) % total
@@ -76,17 +78,21 @@ class ImageFolderDataset(CustomDataset):
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
 
 
+def find_images(folder: str | Path) -> list[Path]:
+    """Images at any depth below a folder, by their extension, sorted by path."""
+    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
+
+
 def list_images(inputs) -> list:
-    """A folder's images, in order and at any depth; a list as it is; anything else as a list of one.
+    """The images of a folder, see :func:`find_images`; a list as it is; anything else as a list of one.
 
     Raises:
         FileNotFoundError: If there is no image in the folder, or no such file.
     """
     if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
-        files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
-        if not files:
-            raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
-        return files
+        if files := find_images(inputs):
+            return files
+        raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(IMG_EXTENSIONS)}.')
     images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     for image in images:
         if isinstance(image, (str, Path)) and not Path(image).is_file():

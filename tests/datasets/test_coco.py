@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
-from qbheat_mm.datasets.coco_validation import Report, check_config
+from qbheat_mm.datasets.coco_validation import Report
+from qbheat_mm.datasets.config_validation import check_config
 
 CUSTOM = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'coco_custom.py'
 MODEL = """
@@ -129,7 +130,7 @@ import importlib.util, sys
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *args: None if name.split('.')[0] == 'mmdet' else find_spec(name, *args)
 sys.modules['mmdet'] = None
-import qbheat_mm, qbheat_mm.evaluation, qbheat_mm.datasets.coco_validation
+import qbheat_mm, qbheat_mm.evaluation, qbheat_mm.datasets.config_validation
 print('imported')
 """
 

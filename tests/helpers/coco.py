@@ -1,4 +1,4 @@
-"""A small dataset in COCO's format, and a tiny DETR."""
+"""Generated datasets in COCO format, and a tiny DETR."""
 
 from __future__ import annotations
 
@@ -40,45 +40,108 @@ TINY_DETR = dict(
 )
 
 
+# The layout of the released COCO: the ids of its 80 categories run to 90, and these are unused.
+GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+# name: (mode of the image, boxes (x, y, w, h) in 1/1,000 of the side, iscrowd)
+IMAGES = {
+    '1.jpg': ('RGB', [(100, 200, 400, 300), (500, 500, 400, 400)], 0),
+    '2.jpg': ('RGB', [], 0),
+    '3.jpg': ('RGB', [(0, 0, 1000, 1000)], 1),
+    '4.jpg': ('L', [(300, 300, 500, 300)], 0),
+    '5.png': ('RGBA', [(200, 300, 300, 500)], 0),
+    '6.jpg': ('RGB', [(500, 500, 0, 0), (100, 100, 500, 500)], 0),  # the first: a single pixel
+}
+
+
+def coco_content(
+    boxes: dict[str, list[tuple]], size: tuple[int, int], categories: dict[int, str], first_id: int = 1
+) -> dict:
+    """The content of an annotation file; ``boxes`` are (category id, (x, y, w, h), iscrowd) by file name."""
+    images = [dict(id=i, file_name=name, width=size[0], height=size[1]) for i, name in enumerate(boxes, start=first_id)]
+    flat = [(image['id'], *box) for image in images for box in boxes[image['file_name']]]
+    annotations = [
+        dict(id=i, image_id=image, category_id=category, bbox=list(box), area=box[2] * box[3], iscrowd=crowd)
+        for i, (image, category, box, crowd) in enumerate(flat, start=1)
+    ]
+    return dict(
+        images=images, annotations=annotations, categories=[dict(id=i, name=name) for i, name in categories.items()]
+    )
+
+
+def coco_dataset(root: Path, name: str = 'train', classes=('cat', 'dog'), **kwargs) -> dict:
+    """The config of a dataset that ``make_coco`` wrote."""
+    return dict(
+        type='CocoDataset',
+        data_root=str(root),
+        ann_file=f'annotations/instances_{name}.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=classes),
+        **kwargs,
+    )
+
+
 @pytest.fixture
 def make_coco(tmp_path):
-    """Write a small dataset in COCO's format: random images with a box of each class."""
+    """Write random images with a box of each class."""
 
     def make(
         name: str = 'train',
         num_images: int = 4,
         size: tuple[int, int] = (96, 64),
         classes: tuple[str, ...] = ('cat', 'dog'),
-        root: Path = tmp_path,
     ) -> tuple[Path, Path, dict]:
         """The annotation file, the folder of images, and the content of the file."""
-        generator = np.random.default_rng(0)
-        ann_file, img_dir = root / 'annotations' / f'instances_{name}.json', root / 'images'
+        rng = np.random.default_rng(0)
+        ann_file, img_dir = tmp_path / 'annotations' / f'instances_{name}.json', tmp_path / 'images'
         ann_file.parent.mkdir(parents=True, exist_ok=True)
         img_dir.mkdir(exist_ok=True)
-        width, height = size
-        content = dict(images=[], annotations=[], categories=[])
-        # ids neither in order nor without gaps, as in the released COCO
-        content['categories'] = [dict(id=10 - 3 * i, name=class_) for i, class_ in enumerate(classes)]
-        for i in range(num_images):
-            image = dict(id=100 + i, file_name=f'{name}_{i}.png', width=width, height=height)
-            content['images'].append(image)
-            pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(img_dir / image['file_name'])
-            for category in content['categories']:
-                w, h = (float(v) for v in generator.uniform(10, min(size) / 2, 2))
-                box = [float(generator.uniform(0, width - w)), float(generator.uniform(0, height - h)), w, h]
-                content['annotations'].append(
-                    dict(
-                        id=len(content['annotations']) + 1,
-                        image_id=image['id'],
-                        category_id=category['id'],
-                        bbox=box,
-                        area=w * h,
-                        iscrowd=0,
-                    )
-                )
+        # ids neither sorted nor without gaps, as in the released COCO
+        categories, boxes = {10 - 3 * i: class_ for i, class_ in enumerate(classes)}, {}
+        for file_name in (f'{name}_{i}.png' for i in range(num_images)):
+            pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(img_dir / file_name)
+            boxes[file_name] = []
+            for category in categories:
+                w, h = (float(v) for v in rng.uniform(10, min(size) / 2, 2))
+                box = (float(rng.uniform(0, size[0] - w)), float(rng.uniform(0, size[1] - h)), w, h)
+                boxes[file_name].append((category, box, 0))
+        content = coco_content(boxes, size, categories, first_id=100)
         ann_file.write_text(json.dumps(content))
         return ann_file, img_dir, content
 
     return make
+
+
+def write_coco(root: Path, size: int = 256, people320: bool = False) -> Path:
+    """Write ``IMAGES`` for training and validation.
+
+    Args:
+        root: A new folder.
+        size: Side of an image in pixels.
+        people320: One folder of images, as in the small dataset, instead of COCO's two.
+    """
+    from mmdet.datasets import CocoDataset
+
+    rng = np.random.default_rng(0)
+    ids = [i for i in range(1, 91) if i not in GAPS]
+    categories = dict(zip(ids, CocoDataset.METAINFO['classes'], strict=True))
+    (root / 'annotations').mkdir(parents=True)
+    for split in ('train', 'val'):
+        folder = root / ('images' if people320 else f'{split}2017')
+        folder.mkdir(exist_ok=True)
+        boxes = {}
+        for name, (mode, parts, crowd) in IMAGES.items():
+            pixels = rng.integers(0, 256, (8, 8, len(mode)), dtype=np.uint8).squeeze()
+            image = Image.fromarray(pixels, mode).resize((size, size), Image.Resampling.BICUBIC)
+            image.save(folder / f'{split}_{name}')
+            scaled = [tuple(max(v * size / 1000, least) for v, least in zip(part, (0, 0, 1, 1))) for part in parts]
+            boxes[f'{split}_{name}'] = [(category, box, crowd) for category, box in zip((1, 18, 90), scaled)]
+        content = coco_content(boxes, (size, size), categories)
+        for annotation in content['annotations']:
+            x, y, w, h = annotation['bbox']
+            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            mask = dict(counts=[0, size * size], size=[size, size])
+            annotation['segmentation'] = mask if annotation['iscrowd'] else outline
+        suffix = '' if people320 else '2017'
+        (root / 'annotations' / f'instances_{split}{suffix}.json').write_text(json.dumps(content))
+    return root

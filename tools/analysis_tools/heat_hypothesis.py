@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import qbheat_mm  # noqa: F401, registers the models
 from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained, read_state_dict, select_prefix
+from qbheat_mm.datasets.image_folder import find_images
 from qbheat_mm.heat import CommutingGenerators, commutator, derivative_relation, effective_rank, fit_generators
 
 matplotlib.use('Agg')
@@ -97,7 +97,7 @@ def split_images(folder: str | Path, size: int, count: int, seed: int = 0) -> tu
     """
     if not folder or not Path(folder).is_dir():
         raise FileNotFoundError(f'There is no folder "{folder}". Name a folder of images with --data.')
-    paths = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
+    paths = find_images(folder)
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[: max(count, 0)].tolist()
     if len(order) < 4:
         raise ValueError(f'{len(order)} images from "{folder}" are too few: 4 at the least, hundreds are sensible.')

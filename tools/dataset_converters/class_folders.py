@@ -1,10 +1,10 @@
-"""Lay a tree of class folders out as train/ and val/, as the small size's configs read it.
+"""Convert class folders to train/ and val/, the layout of the *_imagenette configs.
 
     python tools/dataset_converters/class_folders.py SOURCE OUT [--size 128]
 
-SOURCE is an Imagenette folder, or any other with train/ and val/ and class folders in each; or a folder of class
-folders alone, of which every fifth image becomes validation. With --size the shorter side of larger images is
-brought down to so many px, which spares every epoch the decoding of large files.
+SOURCE has train/ and val/ with class folders in each (Imagenette, ImageNet), or class folders alone, of which every
+fifth image becomes validation. --size reduces larger images to that shorter side in px, so that no epoch decodes large
+files.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from qbheat_mm.datasets.image_folder import EXTENSIONS
+from qbheat_mm.checkpoint import atomic_dir
+from qbheat_mm.datasets.coco import shorten
+from qbheat_mm.datasets.image_folder import find_images
 
 Tree = dict[str, list[Path]]  # class -> its images
 
 
 class LayoutError(ValueError):
-    """A folder that makes no dataset."""
+    """A folder that cannot be converted."""
 
 
 def read_classes(folder: Path) -> Tree:
-    """The class folders in ``folder`` and the images at any depth in each, in order."""
-    return {
-        entry.name: sorted(path for path in entry.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith('.')
-    }
+    """The class folders in ``folder`` and the images at any depth in each, sorted."""
+    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
+    return {entry.name: find_images(entry) for entry in folders}
 
 
 def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
     """``train`` and ``val``, as the source has them, or split here.
 
     Raises:
-        LayoutError: Naming the folders that are wrong.
+        LayoutError: With the folders that are wrong.
     """
     if not source.is_dir():
         raise LayoutError(f'There is no folder "{source}".')
     if (source / 'train').is_dir() and (source / 'val').is_dir():
         train, val = (read_classes(source / split) for split in ('train', 'val'))
         check_counts(source / 'train', train, 2, 'a class cannot be learned from fewer')
-        check_counts(source / 'val', val, 1, 'a class cannot be tested on fewer')
-        check_same_classes(train, val)
+        check_counts(source / 'val', val, 1, 'a class cannot be evaluated on fewer')
+        for split, other, surplus in (('val', 'train', val.keys() - train), ('train', 'val', train.keys() - val)):
+            if surplus:
+                raise LayoutError(f'{split}/ has classes that {other}/ lacks: {shorten(sorted(surplus), 8)}.')
         return dict(train=train, val=val)
     classes = read_classes(source)
-    check_counts(source, classes, 2, 'one to learn from and one to test on')
+    check_counts(source, classes, 2, 'one for training and one for validation')
     return dict(
         train={name: [path for i, path in enumerate(each) if i % val_every] for name, each in classes.items()},
         val={name: each[::val_every] for name, each in classes.items()},
@@ -61,52 +63,39 @@ def check_counts(folder: Path, classes: Tree, at_least: int, why: str) -> None:
     """Refuse a folder without classes, or with classes of too few images."""
     if not classes:
         raise LayoutError(f'"{folder}" has no sub-folders, whose names would be the classes.')
-    few = [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]
-    if few:
+    if few := [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]:
         raise LayoutError(
-            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {", ".join(few[:8])}'
-            f'{" ..." if len(few) > 8 else ""}. Add images ({", ".join(EXTENSIONS)}) or remove the folders.'
+            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {shorten(few, 8)}. '
+            f'Add images ({", ".join(IMG_EXTENSIONS)}) or remove the folders.'
         )
 
 
-def check_same_classes(train: Tree, val: Tree) -> None:
-    """Refuse classes that only one side has: labels are places in the sorted list of folders."""
-    for one, lacking, names in (('val', 'train', val.keys() - train), ('train', 'val', train.keys() - val)):
-        if names:
-            raise LayoutError(f'{one}/ has classes that {lacking}/ lacks: {", ".join(sorted(names))}.')
-
-
 def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5) -> dict[str, int]:
-    """Write ``out/train`` and ``out/val``, whole or not at all.
+    """Write ``out/train`` and ``out/val`` atomically.
 
     Args:
         source: Class folders, or train/ and val/ with class folders.
         out: Must not exist.
-        size: Shorter side in px of images that are larger; None copies the files as they are.
-        val_every: Where there is no val/, every so many images one is for validation.
+        size: Shorter side in px to which larger images are reduced; None copies the files.
+        val_every: Without val/, one in so many images is for validation.
 
     Returns:
         The number of images per split.
+
+    Raises:
+        LayoutError: If the source has no usable layout, or holds an unreadable image to reduce.
     """
     if out.exists():
         raise LayoutError(f'"{out}" exists; name another folder or remove it.')
     if val_every < 2:
         raise LayoutError(f'--val-every {val_every} leaves nothing to learn from; 2 or more.')
     splits = read_splits(source, val_every)
-    partial = out.with_name(out.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_dir(out) as partial:
         for split, classes in splits.items():
             for name, images in classes.items():
-                folder = partial / split / name
-                folder.mkdir(parents=True)
-                for i, path in enumerate(images):
-                    # The number keeps images of the same name from different depths apart.
-                    _write(path, folder / f'{i:06d}_{path.name}', size)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+                (partial / split / name).mkdir(parents=True)
+                for i, path in enumerate(images):  # the number keeps equal names from different folders apart
+                    _write(path, partial / split / name / f'{i:06d}_{path.name}', size)
     return {split: sum(map(len, classes.values())) for split, classes in splits.items()}
 
 
@@ -117,7 +106,7 @@ def _write(source: Path, target: Path, size: int | None) -> None:
     try:
         with Image.open(source) as image:
             image = ImageOps.exif_transpose(image).convert('RGB')
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise LayoutError(f'The image "{source}" cannot be read ({error}). Remove or replace it.') from error
     scale = size / min(image.size)
     if scale < 1:
@@ -127,19 +116,19 @@ def _write(source: Path, target: Path, size: int | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line."""
+    """Convert as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
     parser.add_argument('out', type=Path, help='folder to write, which must not exist')
-    parser.add_argument('--size', type=int, help='bring the shorter side of larger images down to so many px')
-    parser.add_argument('--val-every', type=int, default=5, help='without a val/, one image of so many (%(default)s)')
+    parser.add_argument('--size', type=int, help='reduce larger images to this shorter side, in px')
+    parser.add_argument('--val-every', type=int, default=5, help='without val/, one in so many images (%(default)s)')
     args = parser.parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
     except LayoutError as error:
         sys.exit(f'class_folders: {error}')
     classes = sum(1 for _ in (args.out / 'train').iterdir())
-    print(f'wrote {args.out}: {classes} classes, {counts["train"]} images to learn from, {counts["val"]} to test on')
+    print(f'wrote {args.out}: {classes} classes, {counts["train"]} training and {counts["val"]} validation images')
     print(f'Train on it with DATA_ROOT={args.out} NUM_CLASSES={classes} and any config *_imagenette.py')
 
 

@@ -1,4 +1,4 @@
-"""Turn YOLO's txt files into one annotation file in COCO's format."""
+"""Convert YOLO txt files to one annotation file in COCO format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, find_images, parse_classes, read_size
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
 
 
 def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
@@ -48,7 +48,7 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
 
 
 def find_labels(image_dir: Path) -> Path:
-    """YOLO's convention: ``.../images/train`` goes with ``.../labels/train``; else beside the images."""
+    """The folder of txt files: ``.../labels/train`` for ``.../images/train``, else the images' own."""
     parts = list(image_dir.absolute().parts)
     if 'images' in parts:
         last = len(parts) - 1 - parts[::-1].index('images')
@@ -68,21 +68,21 @@ def yolo_to_coco(
     """Convert a folder.
 
     Args:
-        image_dir: Folder of the images. One without a txt file has no boxes.
+        image_dir: Folder of the images. An image without a txt file has no boxes.
         out: The file to write.
         classes: Class names by index.
-        labels: Folder of the txt files, laid out and named as the images; None looks where YOLO does.
+        labels: Folder of the txt files, with the images' relative paths; None follows YOLO's convention.
         root: File names are written relative to this folder; None takes ``image_dir``.
 
     Returns:
         Counts of what was read, clipped and dropped.
 
     Raises:
-        AnnotationError: If a file is malformed; names file and line.
+        AnnotationError: With file and line, if a file is malformed.
     """
     image_dir = Path(image_dir)
     labels = Path(labels) if labels else find_labels(image_dir)
-    images = find_images(image_dir)
+    images = index_images(image_dir)
     files = {key: labels / f'{key}.txt' for key in images}
     if not any(path.is_file() for path in files.values()):
         raise AnnotationError(f'No image of "{image_dir}" has a txt file of its name in "{labels}".')
@@ -100,24 +100,19 @@ def yolo_to_coco(
     return writer.write(out)
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def main() -> None:
+    """Convert as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the images')
+    parser.add_argument('--images', required=True, metavar='DIR', dest='image_dir', help='folder of the images')
     parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
     parser.add_argument(
         '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
     )
     parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
     parser.add_argument('--out', required=True, metavar='FILE', help='the json to write')
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Convert as the command line says."""
-    args = vars(parse_args())
+    args = parser.parse_args()
     try:
-        yolo_to_coco(**args | dict(classes=parse_classes(args['classes'])))
+        yolo_to_coco(**vars(args) | dict(classes=parse_classes(args.classes)))
     except AnnotationError as error:
         raise SystemExit(f'error: {error}') from error
 

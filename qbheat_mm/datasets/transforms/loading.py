@@ -1,4 +1,4 @@
-"""Reading images of any kind into eight bits and three channels."""
+"""Loading of images of any mode as uint8 with three channels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
+
+
+def is_transposed(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps width and height."""
+    return image.getexif().get(ORIENTATION, 1) >= 5
+
 
 def decode_image(content: bytes) -> np.ndarray:
-    """Decode a image file, turned as its EXIF orientation says; of an animation, the first image.
+    """Decode an image file, rotated by its EXIF orientation; of an animation, the first frame.
 
-    mmcv's Pillow backend cuts 16-bit gray images off at 255, which leaves them white; here they keep their upper
-    eight bits, as OpenCV does it. Everything else is mmcv's.
+    16-bit gray images keep their upper eight bits, as in OpenCV; mmcv's Pillow backend would clip them at 255, which
+    makes them white. Everything else is mmcv's.
 
     Args:
         content: The bytes of the file.
@@ -26,7 +33,7 @@ def decode_image(content: bytes) -> np.ndarray:
 
     Raises:
         ValueError: If the values have no known range.
-        Exception: Of many types, if the file is broken.
+        Exception: Of many types, if the file is malformed.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.mode == 'F':
@@ -40,14 +47,12 @@ def decode_image(content: bytes) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """As mmcv's ``LoadImageFromFile``, through Pillow, for images as people have them.
-
-    OpenCV returns half a image for a truncated file without a word, so it is not used.
+    """mmcv's ``LoadImageFromFile`` with :func:`decode_image`: OpenCV silently returns half of a truncated image.
 
     **Required Keys:** img_path. **Added Keys:** img, img_shape, ori_shape.
 
     Args:
-        ignore_empty: Return None for a image that cannot be read, so that ``ImageFolderDataset`` skips it.
+        ignore_empty: Return None for an unreadable image, so that ``ImageFolderDataset`` skips it.
         backend_args: Of mmengine's file backends.
     """
 
@@ -59,11 +64,11 @@ class LoadImage(BaseTransform):
         """Add the image (H, W, 3).
 
         Raises:
-            ValueError: With the file, if it cannot be read and is not to be ignored.
+            ValueError: With the file, if it is unreadable and ``ignore_empty`` is False.
         """
         try:
             img = decode_image(fileio.get(results['img_path'], backend_args=self.backend_args))
-        except Exception as error:  # broken files make Pillow raise errors of many types
+        except Exception as error:  # Pillow raises errors of many types for malformed files
             if self.ignore_empty:
                 return None
             raise ValueError(f'The image "{results["img_path"]}" cannot be read: {error}') from error

@@ -1,4 +1,4 @@
-"""mmpretrain's RandomResizedCrop on faster ground: the same crops, the same filters, a fraction of the time."""
+"""RandomResizedCrop that resizes uint8 with torch instead of Pillow."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ from mmpretrain.datasets import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from .loading import decode_image
-
-ORIENTATION = 0x0112  # the EXIF tag; values from 5 on turn the image by a quarter
+from .loading import decode_image, is_transposed
 
 
 @TRANSFORMS.register_module()
 class TorchRandomResizedCrop(RandomResizedCrop):
     """mmpretrain's ``RandomResizedCrop(backend='pillow')``, resized by torch instead of Pillow.
 
-    The draws are mmpretrain's own: the same seed gives the same crop. Torch's antialiased resizing of bytes on a CPU
-    is Pillow's: the same filters, the horizontal pass first, rounded to bytes between the passes. Pixels differ by
-    rounding, 2 levels of 255 at most, from Pillow's in that order (Pillow 13 takes the vertical pass first for some
-    shapes, which shows in noise, where bicubic overshoots between the passes). It reads numpy arrays as they are,
-    which saves the copies into a Pillow image and back, and takes a tenth of the time.
+    The same seed gives the same crop as mmpretrain's. Torch's antialiased resizing of uint8 on a CPU uses Pillow's
+    filters, horizontal pass first, and rounds to uint8 between the passes; pixels differ from Pillow's in this order by
+    rounding, at most 2 of 255 (Pillow 13 starts with the vertical pass for some shapes, which is visible in noise,
+    where bicubic overshoots between the passes). It needs no copy to a Pillow image and back and takes a tenth of the
+    time.
 
-    **Required Keys:** ``img``, uint8, (H, W, 3) or (H, W).
-
-    **Modified Keys:** ``img``, ``img_shape``.
+    **Required Keys:** ``img``, uint8, (H, W, 3) or (H, W). **Modified Keys:** ``img``, ``img_shape``.
 
     Args:
         scale: Side of the output, or (height, width), in pixels.
@@ -37,7 +33,7 @@ class TorchRandomResizedCrop(RandomResizedCrop):
         **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts``, as in mmpretrain.
 
     Raises:
-        ValueError: If ``interpolation`` is another.
+        ValueError: If ``interpolation`` is any other.
     """
 
     def __init__(self, scale, interpolation: str = 'bilinear', **kwargs) -> None:
@@ -66,20 +62,18 @@ class TorchRandomResizedCrop(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
-    """Draw the crop before decoding, and decode a JPEG at 1/2, 1/4 or 1/8 where the crop stays above the output.
+    """Sample the crop before decoding, and decode a JPEG at 1/2, 1/4 or 1/8 if the crop stays larger than the output.
 
-    In place of ``LoadImageFromFile(imdecode_backend='pillow')`` and ``TorchRandomResizedCrop``. The draws are
-    mmpretrain's. A reduced image has been averaged over blocks by the decoder and its crop is rounded to whole pixels
-    of it, so pixels change slightly: an option, for large photos. Crops below twice the output's side, and formats
-    other than JPEG, are decoded whole and give the very pixels of the two transforms.
+    Replaces ``LoadImageFromFile(imdecode_backend='pillow')`` and ``TorchRandomResizedCrop``, with the same crops. The
+    decoder averages blocks of pixels, and the crop is rounded to whole pixels of the reduced image, so pixels change
+    slightly: an option for large photos. Crops below twice the output's side, and formats other than JPEG, are decoded
+    at full size and give exactly the pixels of the two transforms.
 
-    **Required Keys:** ``img_path``.
-
-    **Added Keys:** ``img``, ``img_shape``, ``ori_shape``.
+    **Required Keys:** ``img_path``. **Added Keys:** ``img``, ``img_shape``, ``ori_shape``.
 
     Args:
         scale: Side of the output, or (height, width), in pixels.
-        ignore_empty: Return None for a image that cannot be read, as ``LoadImageFromFile`` does.
+        ignore_empty: Return None for an unreadable image, as ``LoadImageFromFile`` does.
         backend_args: Of mmengine's file backend.
         **kwargs: As in ``TorchRandomResizedCrop``.
     """
@@ -90,15 +84,15 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict | None:
-        """Read ``results['img_path']``, crop and resize."""
+        """Load ``results['img_path']``, crop and resize."""
         try:
             content = fileio.get(results['img_path'], backend_args=self.backend_args)
             image = Image.open(BytesIO(content))
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            width, height = image.size[::-1] if turned else image.size
-            # No pixels are looked at for the draw, but their number.
+            transposed = is_transposed(image)
+            width, height = image.size[::-1] if transposed else image.size
+            # The crop depends on the shape alone.
             box = self.rand_crop_params(np.broadcast_to(np.uint8(0), (height, width)))
-            crop = self._decode(content, image, box, (height, width), turned)
+            crop = self._decode(content, image, box, (height, width), transposed)
         except Exception:
             if self.ignore_empty:
                 return None
@@ -107,16 +101,16 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
         return self._resize(results, crop)
 
     def _decode(
-        self, content: bytes, image: Image.Image, box: tuple, shape: tuple[int, int], turned: bool
+        self, content: bytes, image: Image.Image, box: tuple, shape: tuple[int, int], transposed: bool
     ) -> np.ndarray:
-        """The crop ``box`` (top, left, height, width) of the image, BGR, at the least size above the output."""
+        """The crop ``box`` (top, left, height, width) of the image, BGR, at the smallest size above the output."""
         top, left, height, width = box
         if image.format != 'JPEG':
             return decode_image(content)[top : top + height, left : left + width]
-        # `draft` takes the smallest size that is no less than this one.
+        # `draft` takes the smallest size that is not below this one.
         least = [max(round(side * out / crop), 1) for side, out, crop in zip(shape, self.scale, box[2:])]
-        image.draft('RGB', tuple(least) if turned else tuple(least[::-1]))
-        array = np.array(ImageOps.exif_transpose(image).convert('RGB'))  # torch wants memory that it may write to
+        image.draft('RGB', tuple(least) if transposed else tuple(least[::-1]))
+        array = np.array(ImageOps.exif_transpose(image).convert('RGB'))  # a copy: torch needs writable memory
         factors = [side / own for side, own in zip(shape, array.shape)]
         top, left, height, width = (round(value / factor) for value, factor in zip(box, factors * 2))
         return array[top : top + height, left : left + width, ::-1]

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets.coco import AnnotationError
-from ...datasets.coco_validation import check_config
+from ...datasets.config_validation import check_config
 
 
 @HOOKS.register_module()
