@@ -1,4 +1,4 @@
-"""What every detection config must do: train, be evaluated, and leave a frozen backbone alone."""
+"""Every detection config trains, is evaluated, and leaves a frozen backbone unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.coco import write_coco
+from helpers.coco import detection_pipeline, write_coco
 from helpers.models import ROOT
 from mmengine.config import Config
 from mmengine.fileio import load
@@ -33,13 +33,6 @@ ORIGINALS = {
     'dino-4scale': 'dino/dino-4scale_r50_8xb2-{epochs}_coco.py',
 }
 DETR = 'detr_mobile-former-285m-frozen_8xb2-150e_coco'
-SMALL = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='Resize', scale=(256, 256), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
 
 
 def read(name: str) -> Config:
@@ -55,6 +48,10 @@ def _mmdet_scope(_mmpretrain_scope):
 def build(cfg: dict, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     return MODELS.build(cfg)
+
+
+def backbone_config(name: str) -> dict:
+    return dict(read(name).model.backbone, init_cfg=None)
 
 
 # ---------------------------------------------------------------------------------------------- the configs' text
@@ -161,10 +158,9 @@ BACKBONES = [DETR, 'deformable-detr_mobile-former-285m-frozen_16xb2-50e_coco', '
 @pytest.mark.parametrize('name', BACKBONES)
 @pytest.mark.parametrize('frozen', [True, False])
 def test_a_frozen_backbone_keeps_no_graph_and_no_activation(name, frozen):
-    cfg = read(name).model.backbone
-    cfg.init_cfg = None
+    cfg = backbone_config(name)
     if not frozen:
-        cfg.frozen_stages = -1
+        cfg['frozen_stages'] = -1
         cfg.pop('norm_cfg', None)
     backbone = build(cfg)
     backbone.train()
@@ -178,9 +174,7 @@ def test_a_frozen_backbone_keeps_no_graph_and_no_activation(name, frozen):
 
 @pytest.mark.parametrize('name', BACKBONES)
 def test_frozen_means_eval_mode_after_every_train(name):
-    cfg = read(name).model.backbone
-    cfg.init_cfg = None
-    backbone = build(cfg)
+    backbone = build(backbone_config(name))
     for _ in range(2):
         backbone.eval()
         backbone.train()
@@ -194,11 +188,8 @@ def test_frozen_means_eval_mode_after_every_train(name):
 
 def published(kind: str) -> dict[str, torch.Tensor]:
     """State dicts as runs write them, around the weights of a backbone."""
-    cfg = read(DETR).model.backbone
-    cfg.init_cfg = None
-    backbone = build(cfg, seed=1)
-    other = build(cfg, seed=2).state_dict()
-    weights = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
+    own, other = (build(backbone_config(DETR), seed).state_dict() for seed in (1, 2))
+    weights = {f'backbone.{key}': value for key, value in own.items()}
     extra = torch.zeros(1)
     if kind == 'qbheat':
         return weights | {'neck.a': extra, 'head.decoder.proj.weight': extra}
@@ -218,18 +209,23 @@ def small_detr() -> Config:
     return cfg
 
 
-@pytest.mark.parametrize('kind', ['qbheat', 'moco'])
+@pytest.mark.parametrize(
+    ('kind', 'prefix'),
+    [('qbheat', 'backbone.'), ('moco', 'backbone.'), ('moco', 'encoder_k.module.0')],
+    ids=['qbheat', 'moco', 'momentum encoder'],
+)
 @pytest.mark.parametrize('wrap', [lambda weights: dict(meta=dict(epoch=3), state_dict=weights), dict])
-def test_a_backbone_arrives_whole_from_among_everything_else(kind, wrap, small_detr, tmp_path):
+def test_a_backbone_is_loaded_completely_from_among_other_weights(kind, prefix, wrap, small_detr, tmp_path):
     stored = published(kind)
     torch.save(wrap(stored), tmp_path / 'run.pth')
-    small_detr.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(tmp_path / 'run.pth')})
+    assert small_detr.model.backbone.init_cfg.prefix == 'backbone.'
+    small_detr.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'run.pth'), prefix=prefix)
     model = build(small_detr.model)
     model.init_weights()
     found = model.backbone.state_dict()
     assert found
     for key, value in found.items():
-        assert torch.equal(value, stored[f'backbone.{key}']), key
+        assert torch.equal(value, stored[f'{prefix.rstrip(".")}.{key}']), key
 
 
 @pytest.mark.parametrize(('kind', 'prefixes'), [('qbheat', 3), ('moco', 7)])
@@ -244,16 +240,6 @@ def test_a_wrong_prefix_stops_and_shows_the_right_ones(kind, prefixes, small_det
     assert all(f'"{name}." (' in str(error.value) for name in names)
 
 
-def test_the_momentum_encoder_can_be_asked_for(small_detr, tmp_path):
-    stored = published('moco')
-    torch.save(dict(state_dict=stored), tmp_path / 'run.pth')
-    small_detr.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'run.pth'), prefix='encoder_k.module.0')
-    model = build(small_detr.model)
-    model.init_weights()
-    for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, stored[f'encoder_k.module.0.{key}']), key
-
-
 def test_a_run_without_a_checkpoint_stops(small_detr):
     with pytest.raises(CheckpointError, match=r'model\.backbone\.init_cfg\.checkpoint'):
         build(small_detr.model).init_weights()
@@ -262,40 +248,32 @@ def test_a_run_without_a_checkpoint_stops(small_detr):
 # ----------------------------------------------------------------------------------------------------- runs
 
 
-def shrink(cfg: Config, work_dir: Path) -> Config:
-    """Two steps of three images at 256 px, and an evaluation."""
-    cfg.merge_from_dict(
-        dict(
-            work_dir=str(work_dir),
-            train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2),
-            test_dataloader=None,
-            test_evaluator=None,
-            test_cfg=None,
-            experiment_name=work_dir.name,
-            default_hooks=dict(checkpoint=None),
-        )
-    )
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.update(batch_size=3, num_workers=0, persistent_workers=False)
-        loader.dataset.pipeline = [dict(step) for step in SMALL]
-    cfg.val_dataloader.dataset.pipeline.pop(2)
-    cfg.val_dataloader.dataset.pipeline[-1].update(
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    )
-    return cfg
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
-    """Every image of the layout is trained on: none with boxes, a crowd, gray, four channels, a single pixel."""
+    """On every image of the layout: without boxes, a crowd, gray, four channels, a single pixel."""
     monkeypatch.setenv('DATA_ROOT', str(write_coco(tmp_path / 'coco', people320='people320' in path.stem)))
-    cfg = shrink(Config.fromfile(path), tmp_path / path.stem)
-    backbone = dict(cfg.model.backbone, init_cfg=None)
-    stored = {f'backbone.{key}': value for key, value in build(backbone, seed=1).state_dict().items()}
+    cfg = Config.fromfile(path)
+    stored = {
+        f'backbone.{k}': v for k, v in build(dict(cfg.model.backbone, init_cfg=None), seed=1).state_dict().items()
+    }
     torch.save(dict(state_dict=stored), tmp_path / 'pretrained.pth')
-    cfg.model.backbone.init_cfg = dict(
-        type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'), prefix='backbone.'
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'), prefix='backbone.')
+    loader = dict(batch_size=3, num_workers=0, persistent_workers=False)
+    train_pipeline, val_pipeline = detection_pipeline(256, flip=0.5), detection_pipeline(256)
+    cfg.merge_from_dict(
+        dict(
+            model=dict(backbone=dict(init_cfg=init_cfg)),
+            work_dir=str(tmp_path / path.stem),
+            train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2),
+            train_dataloader=dict(loader, dataset=dict(pipeline=train_pipeline)),
+            val_dataloader=dict(loader, dataset=dict(pipeline=val_pipeline)),
+            test_dataloader=None,
+            test_evaluator=None,
+            test_cfg=None,
+            experiment_name=path.stem,
+            default_hooks=dict(checkpoint=None),
+        )
     )
 
     DefaultScope._instance_dict.clear()
@@ -311,16 +289,10 @@ def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
     assert {names[value] for value in runner.optim_wrapper.optimizer.state} == trained
     assert any(name.startswith('backbone.') for name in trained) is not frozen
 
-    figures = {
-        key.removeprefix('coco/bbox_')
-        for key in (name.removeprefix('val/') for name in runner.message_hub.log_scalars)
-        if key.startswith('coco/bbox_')
-    }
-    assert figures == set(FIGURES)
-    assert 0 <= runner.message_hub.get_scalar('val/coco/bbox_mAP').current() <= 1
-    assert (
-        sum(name.endswith('_precision') for name in runner.message_hub.log_scalars) == cfg.model.bbox_head.num_classes
-    )
+    scalars, prefix = runner.message_hub.log_scalars, 'val/coco/bbox_'
+    assert {name.removeprefix(prefix) for name in scalars if name.startswith(prefix)} == set(FIGURES)
+    assert 0 <= scalars['val/coco/bbox_mAP'].current() <= 1
+    assert sum(name.endswith('_precision') for name in scalars) == cfg.model.bbox_head.num_classes
 
 
 # ------------------------------------------------------------------------------------------- two processes
@@ -333,13 +305,7 @@ model = dict(
     decoder=dict(num_layers=1),
 )
 find_unused_parameters = False
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline))
+train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline={pipeline}))
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
 """
@@ -351,7 +317,8 @@ def test_two_processes_leave_the_backbone_alone(tmp_path):
     stored = published('qbheat')
     torch.save(dict(state_dict=stored), tmp_path / 'pretrained.pth')
     config = ROOT / 'configs' / 'detection' / f'{DETR}.py'
-    (tmp_path / 'config.py').write_text(DISTRIBUTED.format(config=config, checkpoint=tmp_path / 'pretrained.pth'))
+    checkpoint, pipeline = tmp_path / 'pretrained.pth', detection_pipeline(96)
+    (tmp_path / 'config.py').write_text(DISTRIBUTED.format(config=config, checkpoint=checkpoint, pipeline=pipeline))
     done = subprocess.run(
         [str(ROOT / 'tools' / 'dist_train.sh'), 'config.py', '2', '--work-dir', 'run', '--no-validate'],
         cwd=tmp_path,

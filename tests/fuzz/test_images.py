@@ -1,4 +1,4 @@
-"""Folders of images as they come: a training reads what can be read and skips, counted, what cannot."""
+"""Folders of unusual and malformed images: training reads the readable ones, and skips and counts the others."""
 
 import io
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fuzzing import FUZZ
-from helpers.models import build_qbheat, write_images
+from helpers.models import PIPELINE, build_qbheat, write_images
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.dataset import default_collate
@@ -20,12 +20,7 @@ from qbheat_mm.datasets import ImageFolderDataset
 
 pytestmark = pytest.mark.fuzz
 
-PIPELINE = [
-    dict(type='LoadImage'),
-    dict(type='RandomResizedCrop', scale=64, backend='pillow'),
-    dict(type='QuarterMask'),
-    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-]
+PIPELINE = [dict(type='LoadImage'), *PIPELINE[1:]]
 MODES = {
     'PNG': ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'),
     'JPEG': ('L', 'RGB', 'CMYK'),
@@ -41,10 +36,8 @@ SIZES = st.sampled_from([(1, 1), (1, 3), (2, 1), (7, 5), (64, 64), (90, 40), (20
 def draw_pixels(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     shape = (size[1], size[0])
-    if mode == 'I;16':
-        return Image.fromarray(rng.integers(0, 2**16, shape, dtype=np.uint16))
-    if mode == 'I':
-        return Image.fromarray(rng.integers(0, 2**16, shape, dtype=np.int32))
+    if mode in ('I', 'I;16'):
+        return Image.fromarray(rng.integers(0, 2**16, shape, dtype=np.int32 if mode == 'I' else np.uint16))
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = rng.integers(0, 256, (*shape, channels), dtype=np.uint8)
     if mode in ('1', 'P', 'L'):
@@ -53,8 +46,8 @@ def draw_pixels(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
 
 
 @st.composite
-def whole_files(draw) -> bytes:
-    """A image of some format, mode and size, perhaps animated or turned."""
+def valid_files(draw) -> bytes:
+    """An image of some format, mode and size, possibly animated or rotated."""
     kind = draw(st.sampled_from(sorted(MODES)))
     mode, size, seed = draw(st.sampled_from(MODES[kind])), draw(SIZES), draw(st.integers(0, 9))
     if kind == 'WEBP' and max(size) > 16383:
@@ -72,9 +65,9 @@ def whole_files(draw) -> bytes:
 
 
 @st.composite
-def broken_files(draw) -> bytes:
-    """Nothing, noise, text, or a image cut short or with bytes changed."""
-    content = bytearray(draw(whole_files()))
+def malformed_files(draw) -> bytes:
+    """Nothing, noise, text, or an image cut short or with bytes changed."""
+    content = bytearray(draw(valid_files()))
     how = draw(st.sampled_from(['empty', 'zeros', 'noise', 'text', 'cut', 'changed', 'shifted']))
     if how == 'cut':
         return bytes(content[: draw(st.integers(0, len(content) - 1))])
@@ -92,7 +85,7 @@ def broken_files(draw) -> bytes:
 
 
 NAMED = st.tuples(st.booleans(), st.sampled_from(SUFFIXES)).flatmap(
-    lambda pair: st.tuples(whole_files() if pair[0] else broken_files(), st.just(pair[1]), st.just(pair[0]))
+    lambda pair: st.tuples(valid_files() if pair[0] else malformed_files(), st.just(pair[1]), st.just(pair[0]))
 )
 
 
@@ -112,26 +105,22 @@ def test_a_folder_trains_and_skips_with_a_count(model, good, files):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         shutil.copy(good, folder / 'good.jpg')
-        whole = []
-        for i, (content, suffix, readable) in enumerate(files):
-            path = folder / f'{i}{suffix}'
-            path.write_bytes(content)
-            if readable:
-                whole.append(str(path))
-        dataset = ImageFolderDataset(data_root=str(folder), with_label=False, pipeline=PIPELINE, serialize_data=False)
+        for i, (content, suffix, _) in enumerate(files):
+            (folder / f'{i}{suffix}').write_bytes(content)
+        valid = {str(folder / f'{i}{suffix}') for i, (_, suffix, readable) in enumerate(files) if readable}
+        options = dict(data_root=str(folder), with_label=False, pipeline=PIPELINE, serialize_data=False)
+        dataset = ImageFolderDataset(**options)
         assert len(dataset) == len(files) + 1
         batch = default_collate([dataset[i] for i in range(len(dataset))])
         skipped = dataset.skipped_images()
-        assert not set(skipped) & set(whole)  # what is odd, but whole, is read
-        assert len(skipped) <= len(files) - len(whole)
+        assert not set(skipped) & valid  # unusual, but valid files are read
+        assert len(skipped) <= len(files) - len(valid)
         data = model.data_preprocessor(batch, True)
         assert data['inputs'].shape == (len(dataset), 3, 64, 64)
         losses = model.loss(**data)
         assert torch.isfinite(losses['loss'])
 
-        strict = ImageFolderDataset(
-            data_root=str(folder), with_label=False, pipeline=PIPELINE, serialize_data=False, test_mode=True
-        )
+        strict = ImageFolderDataset(**options, test_mode=True)
         for i in range(len(strict)):
             path = strict.get_data_info(i)['img_path']
             try:

@@ -80,6 +80,17 @@ def coco_dataset(root: Path, name: str = 'train', classes=('cat', 'dog'), **kwar
     )
 
 
+def detection_pipeline(size: int, flip: float | None = None) -> list[dict]:
+    """Images and boxes, scaled to ``size`` after the annotations are loaded; with ``flip``, flipped before."""
+    return [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        *([] if flip is None else [dict(type='RandomFlip', prob=flip)]),
+        dict(type='Resize', scale=(size, size), keep_ratio=True),
+        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    ]
+
+
 @pytest.fixture
 def make_coco(tmp_path):
     """Write random images with a box of each class."""

@@ -1,6 +1,8 @@
 import sys
 
 import pytest
+from helpers.coco import coco_dataset
+from mmengine.config import Config
 
 
 @pytest.fixture
@@ -28,10 +30,7 @@ def test_annotations(check, make_coco):
 def test_config(check, make_coco, tmp_path):
     make_coco()
     config = tmp_path / 'config.py'
-    config.write_text(
-        "train_dataloader = dict(dataset=dict(type='CocoDataset', ann_file='annotations/instances_train.json',"
-        f" data_root='{tmp_path}', data_prefix=dict(img='images'), metainfo=dict(classes=('cat', 'dog')), pipeline=[]))"
-    )
+    Config(dict(train_dataloader=dict(dataset=coco_dataset(tmp_path, pipeline=[])))).dump(config)
     assert check(config) == (0, 'nothing found\n')
     code, text = check(config, '--cfg-options', 'train_dataloader.dataset.data_prefix.img=elsewhere')
     assert code == 1

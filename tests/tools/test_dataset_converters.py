@@ -9,7 +9,7 @@ from PIL import Image
 from qbheat_mm.datasets.coco import AnnotationError, parse_classes
 
 XML = """<annotation>
-  <filename>{name}</filename>
+  <filename>a.png</filename>
   <size><width>{width}</width><height>{height}</height><depth>3</depth></size>
 {objects}
 </annotation>"""
@@ -20,17 +20,27 @@ def save_image(path: Path, width: int = 40, height: int = 30, **options) -> None
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path, **options)
 
 
-def voc_object(name: str, box: tuple, difficult: int = 0) -> str:
-    corners = ''.join(
-        f'<{tag}>{value}</{tag}>' for tag, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=True)
-    )
+def voc_object(name: str, *box: float, difficult: int = 0) -> str:
+    corners = '<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>'.format(*box)
     return f'<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>'
 
 
-def write_xml(path: Path, objects: str, width: int = 40, height: int = 30) -> Path:
+def xml(*objects: str, width: int = 40, height: int = 30) -> str:
+    return XML.format(width=width, height=height, objects=''.join(objects))
+
+
+def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(XML.format(name=path.stem + '.png', width=width, height=height, objects=objects))
+    path.write_text(text)
     return path
+
+
+def write_xml(path: Path, *objects: str) -> Path:
+    return write(path, xml(*objects))
+
+
+def each(content: dict, section: str, field: str) -> list:
+    return [entry[field] for entry in content[section]]
 
 
 @pytest.fixture
@@ -45,33 +55,28 @@ def yolo(load_tool):
 
 def test_voc_boxes_counts_and_classes(voc, tmp_path):
     images, xmls, out = tmp_path / 'images', tmp_path / 'xml', tmp_path / 'out' / 'train.json'
-    save_image(images / 'a.png')
-    save_image(images / 'sub' / 'b.png')
-    save_image(images / 'c.png')
+    for name in ('a', 'sub/b', 'c'):
+        save_image(images / f'{name}.png')
     write_xml(
         xmls / 'a.xml',
-        voc_object('dog', (1, 1, 40, 30))  # VOC's corners are pixels, from 1: the whole image
-        + voc_object('cat', (11, 6, 20, 10), difficult=1)
-        + voc_object('cat', (-3, 5, 10, 50))  # clipped
-        + voc_object('cat', (50, 5, 60, 10))  # outside
-        + voc_object('cat', (20, 5, 10, 10)),  # empty
+        voc_object('dog', 1, 1, 40, 30),  # VOC's corners are pixels, from 1: the whole image
+        voc_object('cat', 11, 6, 20, 10, difficult=1),
+        voc_object('cat', -3, 5, 10, 50),  # clipped
+        voc_object('cat', 50, 5, 60, 10),  # outside
+        voc_object('cat', 20, 5, 10, 10),  # empty
     )
-    write_xml(xmls / 'sub' / 'b.xml', '')
-    write_xml(xmls / 'lost.xml', '')
+    write_xml(xmls / 'sub' / 'b.xml')
+    write_xml(xmls / 'lost.xml')
 
     counts = voc(images, out, xmls)
     content = json.loads(out.read_text())
 
-    assert [category['name'] for category in content['categories']] == ['cat', 'dog']
-    assert [image['file_name'] for image in content['images']] == ['a.png', 'sub/b.png']
-    assert [annotation['bbox'] for annotation in content['annotations']] == [
-        [0, 0, 40, 30],
-        [10, 5, 10, 5],
-        [0, 4, 10, 26],
-    ]
-    assert [annotation['category_id'] for annotation in content['annotations']] == [2, 1, 1]
-    assert [annotation['iscrowd'] for annotation in content['annotations']] == [0, 1, 0]
-    assert [annotation['id'] for annotation in content['annotations']] == [1, 2, 3]
+    assert each(content, 'categories', 'name') == ['cat', 'dog']
+    assert each(content, 'images', 'file_name') == ['a.png', 'sub/b.png']
+    assert each(content, 'annotations', 'bbox') == [[0, 0, 40, 30], [10, 5, 10, 5], [0, 4, 10, 26]]
+    assert each(content, 'annotations', 'category_id') == [2, 1, 1]
+    assert each(content, 'annotations', 'iscrowd') == [0, 1, 0]
+    assert each(content, 'annotations', 'id') == [1, 2, 3]
     assert counts == {
         'images': 2,
         'boxes read': 5,
@@ -91,15 +96,15 @@ def test_voc_split_class_choice_and_root(voc, tmp_path):
     images, out, split = tmp_path / 'images' / 'train', tmp_path / 'train.json', tmp_path / 'train.txt'
     for name in 'abc':
         save_image(images / f'{name}.png')
-        write_xml(images / f'{name}.xml', voc_object('cat', (1, 1, 9, 9)) + voc_object('dog', (1, 1, 9, 9)))
+        write_xml(images / f'{name}.xml', voc_object('cat', 1, 1, 9, 9), voc_object('dog', 1, 1, 9, 9))
     split.write_text('c\na  1\n')
 
     counts = voc(images, out, classes=['dog', 'bird'], split=split, root=tmp_path / 'images', zero_based=True)
     content = json.loads(out.read_text())
 
-    assert [image['file_name'] for image in content['images']] == ['train/c.png', 'train/a.png']
-    assert [category['name'] for category in content['categories']] == ['dog', 'bird']
-    assert {annotation['category_id'] for annotation in content['annotations']} == {1}
+    assert each(content, 'images', 'file_name') == ['train/c.png', 'train/a.png']
+    assert each(content, 'categories', 'name') == ['dog', 'bird']
+    assert set(each(content, 'annotations', 'category_id')) == {1}
     assert counts['boxes dropped, class "cat" not asked for'] == 2
     assert content['annotations'][0]['bbox'] == [1, 1, 8, 8]
 
@@ -108,46 +113,19 @@ def test_voc_split_class_choice_and_root(voc, tmp_path):
         voc(images, out, split=split)
 
 
-@pytest.mark.parametrize(
-    ('objects', 'line', 'reason'),
-    [
-        ('<object><name>cat</name>\n<bndbox></object>', 5, 'well-formed'),
-        ('\n\n<object><name>cat</name></object>', 6, 'bndbox'),
-        ('<object><bndbox>\n<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax></bndbox></object>', 4, 'ymax'),
-        (voc_object('cat', (1, 2, 3, 4)).replace('>3<', '>three<'), 4, 'three'),
-        (voc_object('', (1, 2, 3, 4)), 4, 'name'),
-    ],
-)
-def test_voc_names_file_and_line(voc, tmp_path, objects, line, reason):
-    save_image(tmp_path / 'a.png')
-    path = write_xml(tmp_path / 'a.xml', objects)
-    with pytest.raises(AnnotationError, match=reason) as caught:
-        voc(tmp_path, tmp_path / 'out.json')
-    assert str(caught.value).startswith(f'{path}:{line}: ')
-    assert not (tmp_path / 'out.json').exists()
-
-
-def test_voc_refuses_the_size_of_another_image(voc, tmp_path):
-    save_image(tmp_path / 'a.png')
-    write_xml(tmp_path / 'a.xml', voc_object('cat', (1, 1, 9, 9)), width=80, height=60)
-    with pytest.raises(AnnotationError, match=r'a\.xml:3: .*40 x 30.*80 x 60'):
-        voc(tmp_path, tmp_path / 'out.json')
-
-
 def test_yolo_boxes_and_counts(yolo, tmp_path):
     images, labels, out = tmp_path / 'images' / 'train', tmp_path / 'labels' / 'train', tmp_path / 'train.json'
-    save_image(images / 'a.png')
-    save_image(images / 'b.png')
-    labels.mkdir(parents=True)
-    (labels / 'a.txt').write_text('1 0.5 0.5 1 1\n\n0 0 0.5 0.5 0.2\n0 0.5 0.5 0 0.1\n0 -0.5 0.5 0.5 0.5\n')
-    (labels / 'lost.txt').write_text('')
-    (labels / 'classes.txt').write_text('cat\ndog\n')
+    for name in 'ab':
+        save_image(images / f'{name}.png')
+    write(labels / 'a.txt', '1 0.5 0.5 1 1\n\n0 0 0.5 0.5 0.2\n0 0.5 0.5 0 0.1\n0 -0.5 0.5 0.5 0.5\n')
+    write(labels / 'lost.txt', '')
+    write(labels / 'classes.txt', 'cat\ndog\n')
 
     counts = yolo(images, out, parse_classes(str(labels / 'classes.txt')))
     content = json.loads(out.read_text())
 
-    assert [annotation['bbox'] for annotation in content['annotations']] == [[0, 0, 40, 30], [0, 12, 10, 6]]
-    assert [annotation['category_id'] for annotation in content['annotations']] == [2, 1]
+    assert each(content, 'annotations', 'bbox') == [[0, 0, 40, 30], [0, 12, 10, 6]]
+    assert each(content, 'annotations', 'category_id') == [2, 1]
     assert counts == {
         'images': 2,
         'boxes read': 4,
@@ -161,20 +139,36 @@ def test_yolo_boxes_and_counts(yolo, tmp_path):
     }
 
 
+FINE = '0 0.5 0.5 0.1 0.1\n'
+
+
 @pytest.mark.parametrize(
-    ('line', 'reason'),
-    [('0 0.5 0.5 0.1', '4 fields'), ('0 0.5 x 0.1 0.1', "'0 0.5 x 0.1 0.1'"), ('2 0.5 0.5 0.1 0.1', 'class 2')]
-    + [('0 20 15 8 8', 'pixels'), ('0 0.5 0.5 -0.1 0.1', 'fractions'), ('0 nan 0.5 0.1 0.1', 'fractions')],
+    ('tool', 'text', 'line', 'reason'),
+    [
+        ('voc', xml(width=80, height=60), 3, '40 x 30.*80 x 60'),
+        ('voc', xml('<object><name>cat</name>\n<bndbox></object>'), 5, 'well-formed'),
+        ('voc', xml('\n\n<object><name>cat</name></object>'), 6, 'bndbox'),
+        ('voc', xml('<object><bndbox>\n<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax></bndbox></object>'), 4, 'ymax'),
+        ('voc', xml(voc_object('cat', 1, 2, 3, 4)).replace('<xmax>3<', '<xmax>three<'), 4, 'three'),
+        ('voc', xml(voc_object('', 1, 2, 3, 4)), 4, 'name'),
+        ('yolo', f'{FINE}0 0.5 0.5 0.1', 2, '4 fields'),
+        ('yolo', f'{FINE}0 0.5 x 0.1 0.1', 2, "'0 0.5 x 0.1 0.1'"),
+        ('yolo', f'{FINE}2 0.5 0.5 0.1 0.1', 2, 'class 2'),
+        ('yolo', f'{FINE}0 20 15 8 8', 2, 'pixels'),
+        ('yolo', f'{FINE}0 0.5 0.5 -0.1 0.1', 2, 'fractions'),
+        ('yolo', f'{FINE}0 nan 0.5 0.1 0.1', 2, 'fractions'),
+    ],
 )
-def test_yolo_names_file_and_line(yolo, tmp_path, line, reason):
+def test_file_and_line_are_named(request, tmp_path, tool, text, line, reason):
     save_image(tmp_path / 'a.png')
-    (tmp_path / 'a.txt').write_text(f'0 0.5 0.5 0.1 0.1\n{line}\n')
+    path = write(tmp_path / ('a.xml' if tool == 'voc' else 'a.txt'), text)
     with pytest.raises(AnnotationError, match=reason) as caught:
-        yolo(tmp_path, tmp_path / 'out.json', ['cat', 'dog'])
-    assert str(caught.value).startswith(f'{tmp_path / "a.txt"}:2: ')
+        request.getfixturevalue(tool)(tmp_path, tmp_path / 'out.json', classes=['cat', 'dog'])
+    assert str(caught.value).startswith(f'{path}:{line}: ')
+    assert not (tmp_path / 'out.json').exists()
 
 
-def test_images_count_as_training_reads_them(yolo, tmp_path):
+def test_images_have_the_size_that_training_reads(yolo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     save_image(tmp_path / 'a.jpg', exif=exif)
@@ -185,26 +179,26 @@ def test_images_count_as_training_reads_them(yolo, tmp_path):
 
 
 def test_nothing_to_convert_is_an_error(voc, yolo, tmp_path):
+    out = tmp_path / 'out.json'
     with pytest.raises(AnnotationError, match='no image'):
-        yolo(tmp_path, tmp_path / 'out.json', ['cat'])
+        yolo(tmp_path, out, ['cat'])
     save_image(tmp_path / 'a.png')
     with pytest.raises(AnnotationError, match='xml'):
-        voc(tmp_path, tmp_path / 'out.json')
+        voc(tmp_path, out)
     with pytest.raises(AnnotationError, match='txt'):
-        yolo(tmp_path, tmp_path / 'out.json', ['cat'])
+        yolo(tmp_path, out, ['cat'])
     save_image(tmp_path / 'a.jpg')
     with pytest.raises(AnnotationError, match='differ only in the extension'):
-        yolo(tmp_path, tmp_path / 'out.json', ['cat'])
+        yolo(tmp_path, out, ['cat'])
     (tmp_path / 'a.jpg').unlink()
     (tmp_path / 'a.png').write_bytes(b'no image')
     with pytest.raises(AnnotationError, match=r'a\.png'):
-        yolo(tmp_path, tmp_path / 'out.json', ['cat'], labels=write_xml(tmp_path / 'x' / 'a.txt', '').parent)
+        yolo(tmp_path, out, ['cat'], labels=write(tmp_path / 'x' / 'a.txt', '').parent)
 
 
 def test_class_names_of_a_command_line(tmp_path):
     assert parse_classes('person, traffic light') == ['person', 'traffic light']
-    (tmp_path / 'data.yaml').write_text('names: {1: dog, 0: cat}\n')
-    assert parse_classes(str(tmp_path / 'data.yaml')) == ['cat', 'dog']
+    assert parse_classes(str(write(tmp_path / 'data.yaml', 'names: {1: dog, 0: cat}\n'))) == ['cat', 'dog']
     with pytest.raises(AnnotationError, match='cat more than once'):
         parse_classes('cat,dog,cat')
     with pytest.raises(AnnotationError, match='no class'):
@@ -214,8 +208,8 @@ def test_class_names_of_a_command_line(tmp_path):
 @pytest.mark.parametrize('tool', ['voc_to_coco.py', 'yolo_to_coco.py'])
 def test_command_line(load_tool, tool, tmp_path, monkeypatch, capsys):
     save_image(tmp_path / 'a.png')
-    write_xml(tmp_path / 'a.xml', voc_object('cat', (1, 1, 20, 15)))
-    (tmp_path / 'a.txt').write_text('0 0.25 0.25 0.5 0.5\n')
+    write_xml(tmp_path / 'a.xml', voc_object('cat', 1, 1, 20, 15))
+    write(tmp_path / 'a.txt', '0 0.25 0.25 0.5 0.5\n')
     out = tmp_path / 'out.json'
     monkeypatch.setattr(sys, 'argv', [tool, '--images', str(tmp_path), '--classes', 'cat', '--out', str(out)])
     main = load_tool(f'dataset_converters/{tool}').main
@@ -223,7 +217,7 @@ def test_command_line(load_tool, tool, tmp_path, monkeypatch, capsys):
     assert '1 boxes written' in capsys.readouterr().out
     assert json.loads(out.read_text())['annotations'][0]['bbox'] == [0, 0, 20, 15]
 
-    (tmp_path / 'a.xml').write_text('<annotation>')
-    (tmp_path / 'a.txt').write_text('cat 1 2 3 4')
+    write(tmp_path / 'a.xml', '<annotation>')
+    write(tmp_path / 'a.txt', 'cat 1 2 3 4')
     with pytest.raises(SystemExit, match=r'^error: .*a\.(xml|txt):1: '):
         main()

@@ -1,4 +1,4 @@
-"""A detector learns eight images by heart: minutes of training, so on request only."""
+"""A detector overfits eight images: minutes of training, so on request only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from helpers.coco import coco_dataset, detection_pipeline
 from helpers.models import ROOT, load_script
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
@@ -17,17 +18,12 @@ from mmengine.runner import Runner
 pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 
+ANN_FILE = 'annotations/train.json'
 ITERATIONS = int(os.environ.get('QBHEAT_OVERFIT', 0))
-PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # changes nothing; the detector asks for its scale_factor
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
 
 
 def write_random_backbone(cfg: Config, image_dir: Path, out: Path) -> None:
-    """Random weights with the BatchNorm statistics of the images: otherwise all features are nearly the same."""
+    """Random weights with the BatchNorm statistics of the images, without which all features are nearly equal."""
     torch.manual_seed(0)
     backbone = MODELS.build(dict(cfg.model.backbone, init_cfg=None, frozen_stages=-1))
     backbone.init_weights()
@@ -42,17 +38,12 @@ def write_random_backbone(cfg: Config, image_dir: Path, out: Path) -> None:
 
 
 def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> None:
-    """One layer in the encoder, two in the decoder, and no dropout: it is the path that is tested, not the size."""
+    """One layer in the encoder, two in the decoder, and no dropout: the test is of the path, not the size."""
     encoder = dict(self_attn_cfg=dict(dropout=0.0), ffn_cfg=dict(feedforward_channels=512, ffn_drop=0.0))
     attention = dict(dropout=0.0) if cfg.model.type == 'DETR' else dict(attn_drop=0.0)
     decoder = dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=encoder['ffn_cfg'])
-    dataset = dict(
-        data_root=str(data),
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='images/'),
-        metainfo=dict(classes=classes),
-        pipeline=PIPELINE,
-    )
+    # 160 px is the size of the images; the detector needs the scale_factor of Resize.
+    dataset = coco_dataset(data, classes=classes, pipeline=detection_pipeline(160)) | dict(ann_file=ANN_FILE)
     loader = dict(batch_size=8, num_workers=0, persistent_workers=False, dataset=dataset)
     cfg.merge_from_dict(
         dict(
@@ -65,10 +56,10 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
                 decoder=dict(num_layers=2, layer_cfg=decoder),
                 bbox_head=dict(num_classes=len(classes)),
             ),
-            # mmengine waits two seconds whenever a finite sampler ends, here after each step
+            # a finite sampler would end after each step, and mmengine then waits two seconds
             train_dataloader=dict(loader, sampler=dict(type='InfiniteSampler')),
             val_dataloader=loader,
-            val_evaluator=dict(ann_file=str(data / 'annotations' / 'train.json')),
+            val_evaluator=dict(ann_file=str(data / ANN_FILE)),
             test_dataloader=None,
             test_evaluator=None,
             test_cfg=None,
@@ -88,7 +79,7 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(ITERATIONS < 100, reason='minutes of training; QBHEAT_OVERFIT=300 (iterations) asks for it')
 @pytest.mark.parametrize('schedule', ['conditional-detr,8xb2-50e', 'detr,8xb2-150e'])
-def test_eight_images_are_learned_by_heart(schedule, tmp_path):
+def test_eight_images_are_overfitted(schedule, tmp_path):
     pytest.importorskip('skimage')
     detector, schedule = schedule.split(',')
     data, backbone = tmp_path / 'data', tmp_path / 'backbone.pth'

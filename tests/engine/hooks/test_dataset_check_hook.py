@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.coco import coco_dataset
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -34,14 +35,7 @@ def run(make_coco, tmp_path):
     make_coco()
 
     def train(num_classes=2, options=None) -> int:
-        dataset = dict(
-            type='CocoDataset',
-            data_root=str(tmp_path),
-            ann_file='annotations/instances_train.json',
-            data_prefix=dict(img='images/'),
-            metainfo=dict(classes=('cat', 'dog')),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))],
-        )
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))]
         cfg = Config(
             dict(
                 default_scope='mmdet',
@@ -50,7 +44,7 @@ def run(make_coco, tmp_path):
                 train_dataloader=dict(
                     batch_size=2,
                     num_workers=0,
-                    dataset=dataset,
+                    dataset=coco_dataset(tmp_path, pipeline=pipeline),
                     sampler=dict(type='DefaultSampler', shuffle=False),
                     collate_fn=dict(type='pseudo_collate'),
                 ),
@@ -85,20 +79,9 @@ def test_a_field_of_the_command_line_switches_it_off(run):
 
 
 def check_in_a_process(rank: int, folder: str) -> None:
-    """Write down how the check ended in this process."""
+    """Write the error of the check in this process to a file."""
     dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
-    cfg = Config(
-        dict(
-            train_dataloader=dict(
-                dataset=dict(
-                    type='CocoDataset',
-                    ann_file=f'{folder}/annotations/instances_train.json',
-                    data_prefix=dict(img=f'{folder}/images'),
-                    metainfo=dict(classes=('bird',)),
-                )
-            )
-        )
-    )
+    cfg = Config(dict(train_dataloader=dict(dataset=coco_dataset(folder, classes=('bird',)))))
     try:
         DatasetCheckHook().before_train(SimpleNamespace(cfg=cfg, logger=logging.getLogger()))
     except AnnotationError as error:
