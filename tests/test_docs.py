@@ -89,7 +89,7 @@ def test_only_the_changelog_has_the_vocabulary_of_0_1_0():
 def test_troubleshooting_quotes_messages_of_the_sources():
     ours = [name for name in TRACKED if re.match(r'(qbheat_mm|tools)/.*\.(py|sh)$', name)]
     text = ''.join((ROOT / name).read_text() for name in ours)
-    text = re.sub(r"'\n\s*f?'", '', text).replace("\\'", "'")  # strings that go on in the next line
+    text = re.sub(r"'\n\s*f?'", '', text).replace("\\'", "'")  # strings continued on the next line
     theirs = ('libGL', 'mmcv._ext', 'torchvision::nms', 'pkg_resources', 'registry', 'OneDL', 'out of range')
     rows = re.findall(r'^\| `([^`]+)` \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.M)
     assert len(rows) > 20
