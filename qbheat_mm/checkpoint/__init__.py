@@ -1,4 +1,4 @@
-from .atomic import atomic_write
+from .atomic import atomic_dir, atomic_write
 from .loading import (
     TRUST_HELP,
     CheckpointError,
@@ -11,16 +11,19 @@ from .loading import (
     read_state_dict,
     select_prefix,
 )
+from .publishing import publish
 
 __all__ = [
     'TRUST_HELP',
     'CheckpointError',
+    'atomic_dir',
     'atomic_write',
     'bare',
     'guard',
     'guard_init_cfg',
     'load_pretrained',
     'pick_state_dict',
+    'publish',
     'read_checkpoint',
     'read_state_dict',
     'select_prefix',

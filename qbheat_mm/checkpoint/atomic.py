@@ -1,11 +1,13 @@
-"""Files that are there whole or not at all, and how to tell."""
+"""Atomic writes of files and folders, and a test of checkpoint files for damage."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -13,33 +15,62 @@ from mmengine.fileio import LocalBackend, register_backend
 PARTIAL = '.partial'
 
 
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f'{path.name}.{secrets.token_hex(4)}{PARTIAL}')
+
+
 def atomic_write(path: str | Path, content: bytes) -> None:
-    """Write to a file beside ``path`` and rename it, so that ``path`` always holds the old content or the new.
+    """Write a temporary file beside ``path`` and rename it: ``path`` holds the old content or the new, never a part.
 
     Raises:
-        OSError: If the disk is full, or refuses otherwise; the partial file is removed and an old one is left.
+        OSError: If the disk is full, or refuses otherwise; the temporary file is removed, an old file is left as it is.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without the content
-        partial.replace(path)
+        try:
+            with partial.open('xb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name without the content
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise OSError(
-            error.errno,
-            f'"{path}" cannot be written ({error.strerror}). Nothing of it was left, and the files that were there '
-            'before are whole. Once there is room, go on with --resume.',
+            error.errno, f'"{path}" cannot be written ({error.strerror}). Files that were there before are unchanged.'
         ) from error
 
 
+@contextmanager
+def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill, renamed to ``path`` at the end and removed after any error.
+
+    Args:
+        path: The folder to make.
+        replace: Whether an existing folder is replaced.
+
+    Raises:
+        FileExistsError: If ``path`` exists and is not to be replaced.
+    """
+    path = Path(path)
+    if path.exists() and not replace:
+        raise FileExistsError(f'"{path}" exists already; name another folder, or remove it.')
+    partial = temporary_path(path)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file; None where every byte is as it was written.
+    """Why a checkpoint file is not as it was written; None where every byte is.
 
     Nothing in it is unpickled: PyTorch's files are zip archives, with a checksum for each entry (which torch.load does
     not compare).
@@ -48,23 +79,30 @@ def damage(path: str | Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return f'{Path(path).stat().st_size} bytes, no whole archive: {error}'
+        return f'{Path(path).stat().st_size} bytes, no complete archive: {error}'
     return f'the checksum of its entry {broken} is wrong' if broken else None
 
 
-@register_backend('whole_files')
-class WholeFilesBackend(LocalBackend):
-    """mmengine's backend for local files, by :func:`atomic_write`."""
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """mmengine's backend for local files, for checkpoints: writes with :func:`atomic_write`."""
 
     def __init__(self) -> None:
         self._removals: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write whole or not at all."""
-        atomic_write(filepath, obj)
+        """Write atomically.
+
+        Raises:
+            OSError: If the disk is full, with the remedy.
+        """
+        try:
+            atomic_write(filepath, obj)
+        except OSError as error:
+            raise OSError(error.errno, f'{error.strerror} Free disk space, then continue with --resume.') from error
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove, or within :meth:`removing_last` remember to."""
+        """Remove now, or within :meth:`removing_last` at its end."""
         if self._removals is None:
             super().remove(filepath)
         else:
@@ -72,7 +110,7 @@ class WholeFilesBackend(LocalBackend):
 
     @contextmanager
     def removing_last(self) -> Iterator[None]:
-        """Remove at the end, and nothing after an error, what is removed within."""
+        """Postpone removals to the end of the block; after an error nothing is removed."""
         self._removals = []
         try:
             yield

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qbheat_mm.checkpoint.atomic import WholeFilesBackend, atomic_write, damage
+from qbheat_mm.checkpoint.atomic import AtomicBackend, atomic_write, damage
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def test_a_whole_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [
-        (lambda content: b'', '0 bytes, no whole archive'),
-        (lambda content: content[: len(content) // 2], 'no whole archive'),
-        (lambda content: content[:-1], 'no whole archive'),
-        (lambda content: bytes(len(content)), 'no whole archive'),
+        (lambda content: b'', '0 bytes, no complete archive'),
+        (lambda content: content[: len(content) // 2], 'no complete archive'),
+        (lambda content: content[:-1], 'no complete archive'),
+        (lambda content: bytes(len(content)), 'no complete archive'),
         (lambda content: content[:20000] + bytes(100) + content[20100:], r'checksum of its entry .*data/0 is wrong'),
-        (lambda content: b'<html>not found</html>', 'no whole archive'),
+        (lambda content: b'<html>not found</html>', 'no complete archive'),
     ],
     ids=['empty', 'half', 'one byte short', 'zeros', 'a hole', 'another file'],
 )
@@ -72,7 +72,7 @@ def small_disk(tmp_path):
 
 
 def check_a_full_disk(folder: Path) -> None:
-    backend = WholeFilesBackend()
+    backend = AtomicBackend()
     backend.put(b'old', folder / 'epoch_1.pth')
     with pytest.raises(
         OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are whole'
@@ -97,7 +97,7 @@ def test_a_disk_that_says_it_is_full_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
-    backend, old = WholeFilesBackend(), tmp_path / 'best.pth'
+    backend, old = AtomicBackend(), tmp_path / 'best.pth'
     old.write_bytes(b'old')
     with suppress(OSError), backend.removing_last():
         backend.remove(old)

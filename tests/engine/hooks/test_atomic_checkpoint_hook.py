@@ -56,7 +56,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(images, tmp
 
 def test_where_nothing_is_whole_it_stops(images, tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'nothing whole to resume from.*epoch_1\.pth.*Start over without'):
+    with pytest.raises(CheckpointError, match=r'no complete checkpoint to resume from.*epoch_1\.pth.*Start over without'):
         pretraining(tmp_path, images, resume=True).train()
 
 

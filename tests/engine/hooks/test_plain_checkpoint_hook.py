@@ -18,7 +18,7 @@ from mmpretrain.registry import MODELS
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import CheckpointError, guard, guard_init_cfg, read_checkpoint
 from qbheat_mm.engine.feature_cache import build_frozen
-from qbheat_mm.engine.launch import guard_checkpoints
+from qbheat_mm.engine.launch import prepare_hooks
 
 
 class Canary:
@@ -138,7 +138,7 @@ def test_a_raw_file_of_a_stock_run_needs_trust_and_then_resumes(finished, tmp_pa
     with pytest.raises(CheckpointError, match=r'HistoryBuffer.*--trust-checkpoint.*publish\.py'):
         runner(tmp_path, load_from=str(path), resume=True).train()
     cfg = runner_config(tmp_path, load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
-    guard_checkpoints(cfg, trust=True)
+    prepare_hooks(cfg, trust=True)
     run = Runner.from_cfg(cfg)
     run.train()
     assert run.iter == 4
@@ -165,13 +165,13 @@ def test_our_tools_guard_configs_of_others(finished, tmp_path, marker):
     cfg = runner_config(tmp_path)
     for key in ('default_hooks', 'custom_hooks'):
         cfg.pop(key)
-    guard_checkpoints(cfg, trust=False)
+    prepare_hooks(cfg, trust=False)
     Runner.from_cfg(cfg).train()
     read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')
     path = tampered(finished, tmp_path / 'hostile.pth', dict(extra=Canary(marker)))
     cfg = runner_config(tmp_path, load_from=str(path), runner_type='FlexibleRunner', default_hooks=None)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='a.pth')
-    guard_checkpoints(cfg, trust=False)
+    prepare_hooks(cfg, trust=False)
     assert cfg.load_from == f'plain://{path}'
     assert cfg.model.backbone.init_cfg.checkpoint == 'plain://a.pth'
     with pytest.raises(CheckpointError):
