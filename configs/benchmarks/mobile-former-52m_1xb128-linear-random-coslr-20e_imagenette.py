@@ -2,4 +2,4 @@
 _base_ = './mobile-former-52m_1xb128-linear-coslr-20e_imagenette.py'
 
 model = dict(backbone=dict(init_cfg=None))
-custom_hooks = [*_base_.custom_hooks, dict(type='CalibrateBNHook')]
+default_hooks = dict(calibrate_bn=dict(type='CalibrateBNHook'))

@@ -2,9 +2,4 @@
 _base_ = './linear_mobile-former-52m_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))
-custom_hooks = [
-    dict(type='PlainCheckpointHook'),
-    dict(type='InvalidLossHook'),
-    dict(type='SkippedImagesHook'),
-    dict(type='CalibrateBNHook', num_samples=1024),
-]
+default_hooks = dict(calibrate_bn=dict(type='CalibrateBNHook', num_samples=1024))

@@ -73,11 +73,9 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
-custom_hooks = [
-    dict(type='PlainCheckpointHook'),
-    dict(type='InvalidLossHook', interval=10),
-    dict(type='SkippedImagesHook'),
-    dict(type='HeatStatisticsHook'),
-    dict(type='ValBeforeTrainHook'),
-]
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(max_keep_ckpts=2),
+    invalid_loss=dict(interval=10),
+    val_before_train=dict(type='ValBeforeTrainHook'),
+)

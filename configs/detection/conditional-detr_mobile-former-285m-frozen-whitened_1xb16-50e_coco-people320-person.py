@@ -2,4 +2,4 @@
 _base_ = './conditional-detr_mobile-former-285m-frozen_1xb16-50e_coco-people320-person.py'
 
 model = dict(neck=[dict(type='mmpretrain.Whitening', in_channels=[160]), _base_.model.neck])
-custom_hooks = [*_base_.custom_hooks, dict(type='WhiteningHook')]
+default_hooks = dict(whitening=dict(type='WhiteningHook'))
