@@ -1,4 +1,4 @@
-# The control: the same probe on random weights, whose BatchNorm statistics are first those of the training crops.
+# Control: the same probe on a random backbone with BatchNorm statistics of the training crops.
 _base_ = './mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py'
 
 model = dict(backbone=dict(init_cfg=None))

@@ -1,4 +1,4 @@
-# The control: the same probe on a random backbone, whose BatchNorm statistics are first those of the training crops.
+# Control: the same probe on a random backbone with BatchNorm statistics of the training crops.
 _base_ = './linear_mobile-former-52m_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))

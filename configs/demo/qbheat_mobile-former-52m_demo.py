@@ -1,4 +1,4 @@
-# The demo's pre-training: 52m, 128 px, a quarter of 4 x 4 features, minutes on two cores.
+# The pre-training of the demo: 52m, 128 px, a quarter of 4 x 4 features, some minutes on two cores.
 _base_ = [
     '../_base_/models/qbheat_mobile-former-52m.py',
     '../_base_/qbheat_runtime.py',
@@ -7,7 +7,7 @@ _base_ = [
 img_size = 128
 max_epochs = 14
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
-# larger than the default's: what the demo learns in minutes was measured with it
+# larger than the default: the results of the demo were measured with this decoder
 model = dict(decoder=dict(embed_dims=192, depth=2, num_heads=6))
 
 load = dict(type='LoadImage')

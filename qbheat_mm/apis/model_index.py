@@ -28,7 +28,7 @@ def register_models() -> None:
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_from_project(filename: str, map_location=None) -> dict:
-    """mmengine's loader for the ``Weights`` of the metafiles: a file of this project, loaded without executing code.
+    """Load a file of this project, the ``Weights`` of a metafile, for mmengine; no code in it is executed.
 
     Args:
         filename: ``qbheat_mm://`` and the path from the root of the project.

@@ -1,5 +1,5 @@
-# The 50 epochs of Conditional DETR and DAB-DETR; configs with other schedules change epochs and milestones. The backbone
-# is frozen, so it has no learning rate of its own.
+# The 50 epochs of Conditional DETR and DAB-DETR; configs with other schedules change epochs and milestones. The
+# backbone is frozen, so it has no learning rate of its own.
 max_epochs = 50
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -11,5 +11,5 @@ param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=Tr
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# 8 GPUs with 2 images each
+# 8 GPUs with 2 images each; the learning rate scales linearly with the total batch.
 auto_scale_lr = dict(base_batch_size=16, enable=True)
