@@ -39,5 +39,5 @@ def test_no_import_runs_upwards(path):
 
 
 def test_imports_are_found():
-    text = 'import qbheat_mm.apis\nfrom qbheat_mm.heat import propagator\nfrom ...models import HeatNeck\nfrom .. import hooks'
+    text = 'import qbheat_mm.apis\nfrom qbheat_mm.heat import A\nfrom ...models import B\nfrom .. import hooks'
     assert imported(text, ['qbheat_mm', 'engine', 'hooks']) == {'apis', 'heat', 'models', 'engine'}

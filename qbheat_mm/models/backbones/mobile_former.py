@@ -72,7 +72,7 @@ def _pixel_heads(x: Tensor, num_heads: int) -> Tensor:
 class _DynamicMax(torch.autograd.Function):
     """max(a1 x, a2 x), keeping x and the coefficients for the backward pass but no product of them.
 
-    Every full-size step has at most one broadcast operand: with two, PyTorch's CPU kernels do not vectorise.
+    Every full-size step has at most one broadcast operand: with two, PyTorch's CPU kernels do not vectorize.
     """
 
     @staticmethod
