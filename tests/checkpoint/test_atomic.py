@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qbheat_mm.checkpoint.atomic import AtomicBackend, atomic_write, damage
+from qbheat_mm.checkpoint.atomic import AtomicBackend, atomic_dir, atomic_write, damage
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def check_a_full_disk(folder: Path) -> None:
     backend = AtomicBackend()
     backend.put(b'old', folder / 'epoch_1.pth')
     with pytest.raises(
-        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are whole'
+        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are unchanged.*--resume'
     ) as info:
         backend.put(bytes(2**21), folder / 'epoch_1.pth')
     assert info.value.errno == errno.ENOSPC
@@ -110,3 +110,31 @@ def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
     backend.put(b'again', old)
     backend.remove(old)
     assert not old.exists()
+
+
+def test_a_folder_appears_filled_or_not_at_all(tmp_path):
+    target, bystander = tmp_path / 'new', tmp_path / 'new.partial'
+    bystander.mkdir()
+    with pytest.raises(RuntimeError, match='midway'), atomic_dir(target) as folder:
+        (folder / 'a').write_text('half')
+        raise RuntimeError('midway')
+    assert list(tmp_path.iterdir()) == [bystander]
+    with atomic_dir(target) as folder:
+        (folder / 'a').write_text('whole')
+        assert not target.exists()
+    assert (target / 'a').read_text() == 'whole'
+    with pytest.raises(FileExistsError, match='exists already'), atomic_dir(target):
+        pass
+    with pytest.raises(RuntimeError, match='midway'), atomic_dir(target, replace=True):
+        raise RuntimeError('midway')
+    assert (target / 'a').read_text() == 'whole'
+    with atomic_dir(target, replace=True) as folder:
+        (folder / 'b').touch()
+    assert [path.name for path in target.iterdir()] == ['b']
+    assert sorted(tmp_path.iterdir()) == [target, bystander]
+
+
+def test_files_have_the_permissions_of_other_files(tmp_path):
+    atomic_write(tmp_path / 'atomic', b'')
+    (tmp_path / 'other').touch()
+    assert (tmp_path / 'atomic').stat().st_mode == (tmp_path / 'other').stat().st_mode
