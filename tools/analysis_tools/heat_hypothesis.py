@@ -63,22 +63,14 @@ def _load_batch(pipeline: Compose, paths: Sequence[Path]) -> dict:
 def build_loaders(
     folder: str | Path, size: int, count: int, seed: int = 0, batch_size: int = 32, num_workers: int = 0
 ) -> list[DataLoader]:
-    """Draw images from a folder and split them in two halves.
+    """Draw up to ``count`` images from a folder and split them in two halves, to fit on and to evaluate on.
 
-    Args:
-        folder: Any tree of images.
-        size: Images are resized (short side 8 / 7 of ``size``) and center-cropped to ``size`` px.
-        count: How many to draw; all where there are fewer.
-        seed: Of the draw.
-        batch_size: Images per batch.
-        num_workers: Processes that read images.
-
-    Returns:
-        Loaders of the images to fit on and of those held out. Their datasets are lists of paths.
+    Images are resized (short side 8 / 7 of ``size``) and center-cropped to ``size`` px. The datasets of the loaders
+    are lists of paths.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
-        ValueError: If it would be fewer than four images.
+        ValueError: If there are fewer than four images.
     """
     if not folder or not Path(folder).is_dir():
         raise FileNotFoundError(f'There is no folder "{folder}". Name a folder of images with --data.')
@@ -113,7 +105,7 @@ def examine(
     seed: int = 0,
     device: str = 'cpu',
 ) -> dict:
-    """Measure a checkpoint and its controls.
+    """Measure a checkpoint and its controls, and return all numbers, ready for JSON.
 
     Args:
         config: Its ``model.backbone`` builds a backbone of mmpretrain.
@@ -125,12 +117,9 @@ def examine(
         seed: Of the random weights and the shuffling.
         device: Device of the networks.
 
-    Returns:
-        All numbers, ready for JSON.
-
     Raises:
         CheckpointError: If the checkpoint does not fit the config.
-        ValueError: If the map cannot be divided in quarters, or the backbone has no such output.
+        ValueError: If the map cannot be divided into quarters, or the backbone has no such output.
     """
 
     def features(encoder) -> list:
@@ -216,55 +205,39 @@ def draw(report: dict, path: str | Path) -> None:
     figure = plt.figure(figsize=(15, 8) if generators else (10, 8), layout='constrained')
     panels = figure.subplots(1, 2, width_ratios=[1.35, 1]) if generators else [figure.subplots()]
     figure.suptitle(f'Do the features of {report["backbone"]} obey z_x = A z and z_y = B z?', fontsize=15)
-    _draw_r2(report, panels[0])
+    handles = _draw_r2(report, panels[0])
     if generators:
         _draw_eigenvalues(generators, panels[1])
-    handles, labels = panels[0].get_legend_handles_labels()
-    order = [1, 2, 3, 0]  # the bars, then the diamond, which matplotlib lists first
     caption = (
         f'{report["channels"]} channels, stride {report["stride"]}, {report["map"][0]} x {report["map"][1]} cells; '
         f'fitted on {images["fit"]} images of {images["size"]} px, evaluated on {images["held_out"]} others.'
     )
-    figure.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        title='\n'.join([caption, *caveats(report)]),
-        alignment='left',
-        loc='outside lower left',
-        frameon=False,
-    )
+    title = '\n'.join([caption, *caveats(report)])
+    figure.legend(handles=handles, title=title, alignment='left', loc='outside lower left', frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)
     atomic_write(path, buffer.getvalue())
 
 
-def _draw_r2(report: dict, axes: plt.Axes) -> None:
+def _draw_r2(report: dict, axes: plt.Axes) -> list:
+    """Plot R^2 as bars and that of copying as diamonds; returns the handles of the legend."""
     table = rows(report)
     floor = -1.0
-    axes.set_xlim(floor, 1.12)
+    marks = dict(mfc='white', mec='black', ls='none', clip_on=False)
+    handles = []
     for i, (name, label) in enumerate(SOURCES.items()):
         heights = [4 * row + i for row in range(len(table))]
         values = [fitted[name] for _, fitted, _ in table]
-        rank = _number(report['r2'][name]['effective_rank'], 1)
-        axes.barh(
-            heights,
-            [value or 0 for value in values],
-            height=0.85,
-            color=COLORS[name],
-            label=f'{label} (uses {rank} of {report["channels"]} directions)',
-        )
-        for height, value in zip(heights, values, strict=True):
-            axes.annotate(
-                _number(value, 2), (max(value or 0, 0), height), (4, 0), textcoords='offset points', va='center'
-            )
-        for height, (_, _, copied) in zip(heights, table, strict=True):
-            if copied.get(name) is not None:
-                inside = copied[name] >= floor
-                axes.plot(
-                    max(copied[name], floor), height, 'D' if inside else '<', mfc='white', mec='black', clip_on=False
-                )
-    axes.plot([], [], 'D', mfc='white', mec='black', label='the same for copying the feature (◂: below -1)')
+        label += f' (uses {_number(report["r2"][name]["effective_rank"], 1)} of {report["channels"]} directions)'
+        handles.append(axes.barh(heights, [value or 0 for value in values], 0.85, color=COLORS[name], label=label))
+        for height, value, (_, _, copied) in zip(heights, values, table, strict=True):
+            place = (max(value or 0, 0), height)
+            axes.annotate(_number(value, 2), place, (4, 0), textcoords='offset points', va='center')
+            if (copy := copied.get(name)) is not None:
+                axes.plot(max(copy, floor), height, marker='D' if copy >= floor else '<', **marks)
+    handles += axes.plot([], [], marker='D', label='the same for copying the feature (◂: below -1)', **marks)
+    axes.set_xlim(floor, 1.12)
     axes.axvline(0, color='black', lw=0.8)
     axes.set_yticks([4 * row + 1 for row in range(len(table))], [label for label, *_ in table], fontsize=11)
     axes.tick_params(axis='y', length=0)
@@ -276,13 +249,13 @@ def _draw_r2(report: dict, axes: plt.Axes) -> None:
         'Features obey a law where a red bar exceeds its own diamond and the two bars below it.',
         fontsize=11,
     )
+    return handles
 
 
 def _draw_eigenvalues(generators: dict, axes: plt.Axes) -> None:
-    for values, label, marker, color in zip(
-        generators['eigenvalues'].values(), ('A, to the right', 'B, down'), 'o^', ('#c1272d', '#1f5fa8'), strict=True
-    ):
-        real, imag = zip(*values, strict=True)
+    styles = dict(A=('A, to the right', 'o', '#c1272d'), B=('B, down', '^', '#1f5fa8'))
+    for name, (label, marker, color) in styles.items():
+        real, imag = zip(*generators['eigenvalues'][name], strict=True)
         axes.plot(real, imag, marker, color=color, alpha=0.6, mec='none', label=label)
     axes.axhline(0, color='black', lw=0.8)
     axes.axvline(0, color='black', lw=0.8)

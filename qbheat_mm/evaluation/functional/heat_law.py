@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,20 +27,12 @@ class GeneratorFit(NamedTuple):
     copy_r2_y: float
 
 
-class DerivativeFit(NamedTuple):
-    """What :func:`derivative_relation` returns."""
-
-    relation: Tensor
-    r2: float
-
-
 def fit_generators(features: Features, displacement: int = 1, held_out: Features | None = None) -> GeneratorFit:
     """Fit generators to feature maps by least squares, and measure how well they predict the features.
 
     Along each axis the propagator P minimizes |z(x + d) - P z(x)|^2 over all positions, and the generator is that of
     its Euler step, P = I + d A. As in the method there is no intercept. Batches are visited once and only C x C sums
-    are kept, in float64, so memory does not depend on the number of positions. Directions in which features never
-    vary are copied.
+    are kept, in float64. Directions in which features never vary are copied.
 
     R^2 is 1 - residual / total, each summed over all channels and positions, of the *value* z(x + d); the total is
     taken around the mean of each channel. 1 is exact, 0 is no better than the mean, and features that do not vary
@@ -55,13 +47,18 @@ def fit_generators(features: Features, displacement: int = 1, held_out: Features
         A, B, (C, C) in float64; R^2 along x and y; R^2 of copying, z(x + d) = z(x), along x and y.
 
     Raises:
-        ValueError: If the displacement is no positive integer, or features hold no pair of positions or values that
-            are not finite.
+        ValueError: If the displacement is not a positive integer, or features have another shape, hold no pair of
+            positions, or are not finite.
     """
     if isinstance(displacement, bool) or not isinstance(displacement, int) or displacement < 1:
         raise ValueError(f'displacement={displacement!r} must be a whole number of cells, 1 or more')
-    fitted = _step_moments(features, displacement, 'features')
-    tested = fitted if held_out is None else _step_moments(held_out, displacement, 'held_out')
+
+    def pairs(z: Tensor) -> list[tuple[Tensor, Tensor]]:
+        d = displacement
+        return [(z[..., :-d], z[..., d:]), (z[..., :-d, :], z[..., d:, :])]
+
+    fitted = _sum_moments(features, pairs, displacement + 1, 'features')
+    tested = fitted if held_out is None else _sum_moments(held_out, pairs, displacement + 1, 'held_out')
     identity = torch.eye(len(fitted[0].vu)).to(fitted[0].vu)
     # Fitting P - I copies the null space of the features.
     steps = [_least_squares(moments, moments.vu - moments.uu[:-1]) for moments in fitted]
@@ -69,26 +66,32 @@ def fit_generators(features: Features, displacement: int = 1, held_out: Features
     return GeneratorFit(*(step / displacement for step in steps), *r2, *(moments.r2(identity) for moments in tested))
 
 
-def derivative_relation(features: Features, held_out: Features | None = None) -> DerivativeFit:
+def derivative_relation(features: Features, held_out: Features | None = None) -> tuple[Tensor, float]:
     """Fit the linear map D with z_x = D z_y, which is A B^-1 where z_x = A z and z_y = B z.
 
     Derivatives are central differences, (z(x + 1) - z(x - 1)) / 2. Forward differences along x and along y share the
     point z(x, y), which alone gives white noise an R^2 of 0.25.
 
     Args:
-        features: Maps (N, C, H, W), 3 cells a side or more: one tensor, or any iterable of batches.
+        features: As of :func:`fit_generators`, 3 cells a side or more.
         held_out: Batches as ``features`` on which R^2 is taken. Defaults to ``features``.
 
     Returns:
         D, (C, C) in float64, fitted without an intercept; R^2 of z_x, defined as in :func:`fit_generators`.
 
     Raises:
-        ValueError: If the features are of another shape or not finite.
+        ValueError: As :func:`fit_generators`.
     """
-    fitted = _derivative_moments(features, 'features')
+
+    def pairs(z: Tensor) -> list[tuple[Tensor, Tensor]]:
+        z_x = (z[..., 1:-1, 2:] - z[..., 1:-1, :-2]) / 2
+        z_y = (z[..., 2:, 1:-1] - z[..., :-2, 1:-1]) / 2
+        return [(z_y, z_x)]
+
+    (fitted,) = _sum_moments(features, pairs, 3, 'features')
+    (tested,) = [fitted] if held_out is None else _sum_moments(held_out, pairs, 3, 'held_out')
     relation = _least_squares(fitted, fitted.vu)
-    tested = fitted if held_out is None else _derivative_moments(held_out, 'held_out')
-    return DerivativeFit(relation, tested.r2(relation))
+    return relation, tested.r2(relation)
 
 
 def effective_rank(features: Features) -> float:
@@ -98,18 +101,16 @@ def effective_rank(features: Features) -> float:
     rank <https://ieeexplore.ieee.org/document/7098875>`_, on the eigenvalues of the covariance.
 
     Args:
-        features: Maps (N, C, H, W): one tensor, or any iterable of batches.
+        features: As of :func:`fit_generators`.
 
     Returns:
         The effective rank; nan where features do not vary.
 
     Raises:
-        ValueError: If the features are of another shape or not finite.
+        ValueError: As :func:`fit_generators`.
     """
-    moments = Moments()
-    for z in _batches(features, 1, 'features'):
-        moments.add(z)
-    _, covariance = _check_finite(moments, 'features').mean_and_covariance()
+    (moments,) = _sum_moments(features, lambda z: [(z, z)], 1, 'features')
+    _, covariance = moments.mean_and_covariance()
     spectrum = torch.linalg.eigvalsh(covariance).clamp(min=0)
     return float(torch.special.entr(spectrum / spectrum.sum()).sum().exp())
 
@@ -133,7 +134,7 @@ def measure(features: Sequence[Tensor], held_out: Sequence[Tensor]) -> dict:
     return dict(
         one_cell=value(1),
         quarter=value(min(features[0].shape[2:]) // 2),
-        derivative=_finite(derivative_relation(features, held_out).r2),
+        derivative=_finite(derivative_relation(features, held_out)[1]),
         effective_rank=_finite(effective_rank(held_out)),
     )
 
@@ -184,50 +185,35 @@ def describe_generators(generators: dict[str, Tensor]) -> dict:
     return dict(eigenvalues=eigenvalues, commutator=_finite(float(commutator(A, B).norm() / (A @ B).norm())))
 
 
-def _batches(features: Features, smallest: int, name: str) -> Iterable[Tensor]:
-    """The batches in float64, checked to be maps (N, C, H, W) of at least ``smallest`` cells a side."""
+def _sum_moments(features: Features, pairs: Callable, smallest: int, name: str) -> list[Moments]:
+    """Sum the moments of each pair of maps that ``pairs`` returns for a batch.
+
+    Raises:
+        ValueError: If ``features`` are not finite maps (N, C, H, W) of at least ``smallest`` cells a side.
+    """
     if isinstance(features, Tensor):
         features = features.split(64) if features.ndim == 4 else [features]
-    channels = None
+    moments = []
     for batch in features:
         if not isinstance(batch, Tensor) or batch.ndim != 4:
             kind = f'shape {tuple(batch.shape)}' if isinstance(batch, Tensor) else f'type {type(batch).__name__}'
             raise ValueError(f'{name} must hold maps (N, C, H, W), not a value of {kind}')
         if min(batch.shape[2:]) < smallest:
             raise ValueError(f'{name}: {smallest} cells a side are needed, the maps have {tuple(batch.shape[2:])}')
-        if channels not in (None, batch.shape[1]):
-            raise ValueError(f'{name}: one batch has {channels} channels, another {batch.shape[1]}')
-        channels = batch.shape[1]
-        yield batch.detach().double()
-    if channels is None:
+        if moments and len(moments[0].vu) != batch.shape[1]:
+            raise ValueError(f'{name}: one batch has {len(moments[0].vu)} channels, another {batch.shape[1]}')
+        batch_pairs = pairs(batch.detach().double())
+        moments = moments or [Moments() for _ in batch_pairs]
+        for each, (u, v) in zip(moments, batch_pairs, strict=True):
+            each.add(u, v)
+    if not moments:
         raise ValueError(f'{name} holds no batch (has the iterator been used up?)')
-
-
-def _check_finite(moments: Moments, name: str) -> Moments:
-    if not torch.isfinite(moments.vv + moments.uu.sum()):
-        raise ValueError(f'{name} holds numbers that are not finite')
-    if moments.count == 0:
-        raise ValueError(f'{name} holds no positions')
+    for each in moments:
+        if not torch.isfinite(each.vv + each.uu.sum()):
+            raise ValueError(f'{name} holds numbers that are not finite')
+        if each.count == 0:
+            raise ValueError(f'{name} holds no positions')
     return moments
-
-
-def _step_moments(features: Features, displacement: int, name: str) -> tuple[Moments, Moments]:
-    """Pairs z(x), z(x + d) and z(y), z(y + d)."""
-    along_x, along_y = Moments(), Moments()
-    for z in _batches(features, displacement + 1, name):
-        along_x.add(z[..., :-displacement], z[..., displacement:])
-        along_y.add(z[..., :-displacement, :], z[..., displacement:, :])
-    return _check_finite(along_x, name), _check_finite(along_y, name)
-
-
-def _derivative_moments(features: Features, name: str) -> Moments:
-    """Pairs z_y, z_x of central differences at all inner positions."""
-    moments = Moments()
-    for z in _batches(features, 3, name):
-        z_x = (z[..., 1:-1, 2:] - z[..., 1:-1, :-2]) / 2
-        z_y = (z[..., 2:, 1:-1] - z[..., :-2, 1:-1]) / 2
-        moments.add(z_y, z_x)
-    return _check_finite(moments, name)
 
 
 def _least_squares(moments: Moments, products: Tensor) -> Tensor:
