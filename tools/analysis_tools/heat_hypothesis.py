@@ -192,6 +192,7 @@ def print_table(report: dict) -> None:
     table.add_row('effective rank', *(_number(report['r2'][name]['effective_rank'], 1) for name in SOURCES))
     table.add_row('channels', *[str(report['channels'])] * len(SOURCES))
     console = Console()
+    console.print()  # the progress bar of the calibration ends without a line break
     console.print(table)
     if report['generators']:
         console.print(f'Learned A and B: ||AB - BA|| / ||AB|| = {_number(report["generators"]["commutator"])}')
@@ -224,7 +225,7 @@ def _draw_r2(report: dict, axes: plt.Axes) -> list:
     """Plot R^2 as bars and that of copying as diamonds; returns the handles of the legend."""
     table = rows(report)
     floor = -1.0
-    marks = dict(mfc='white', mec='black', ls='none', clip_on=False)
+    marks = dict(mfc='white', mec='black', ls='none')
     handles = []
     for i, (name, label) in enumerate(SOURCES.items()):
         heights = [4 * row + i for row in range(len(table))]
@@ -235,7 +236,7 @@ def _draw_r2(report: dict, axes: plt.Axes) -> list:
             place = (max(value or 0, 0), height)
             axes.annotate(_number(value, 2), place, (4, 0), textcoords='offset points', va='center')
             if (copy := copied.get(name)) is not None:
-                axes.plot(max(copy, floor), height, marker='D' if copy >= floor else '<', **marks)
+                axes.plot(max(copy, floor), height, marker='D' if copy >= floor else '<', clip_on=False, **marks)
     handles += axes.plot([], [], marker='D', label='the same for copying the feature (◂: below -1)', **marks)
     axes.set_xlim(floor, 1.12)
     axes.axvline(0, color='black', lw=0.8)
