@@ -16,15 +16,15 @@ from qbheat_mm.datasets.feature_dataset import write_features
 from qbheat_mm.engine.feature_cache import cache_features
 
 
-def config(data: Path, kind: str = 'linear-noaug', name: str = 'probe') -> Config:
-    return probe(data, kind, name, epochs=3)
+def config(data: Path) -> Config:
+    return probe(data, 'linear-noaug')
 
 
 @pytest.mark.parametrize(('kind', 'shape'), [('linear-noaug', (8, 20, 1, 1)), ('tran-1-noaug', (8, 20, 8, 8))])
 def test_a_cached_probe_learns_what_the_uncached_one_learns(probe_data, kind, shape):
     runs = []
     for name in ('plain', 'cached'):
-        cfg = config(probe_data, kind, name)
+        cfg = probe(probe_data, kind, name, epochs=3)
         cfg.merge_from_dict({'randomness.seed': 0, 'optim_wrapper.optimizer.lr': 0.1})
         cfg.param_scheduler = None  # warm-up would last longer than the run
         if name == 'cached':
@@ -49,14 +49,14 @@ def written(folder: Path) -> list[int]:
     return [(folder / split / 'features.npy').stat().st_mtime_ns for split in ('train', 'val')]
 
 
-def test_a_stale_cache_is_noticed_and_rebuilt_and_a_fresh_one_is_not(probe_data, monkeypatch):
-    said = []
-    monkeypatch.setattr('qbheat_mm.datasets.feature_dataset.print_log', lambda text, **kwargs: said.append(text))
+def test_only_a_stale_cache_is_rebuilt(probe_data, monkeypatch):
+    messages = []
+    monkeypatch.setattr('qbheat_mm.datasets.feature_dataset.print_log', lambda text, **kwargs: messages.append(text))
     cache_features(config(probe_data), probe_data / 'cache')
     first = written(probe_data / 'cache')
     cache_features(config(probe_data), probe_data / 'cache')
     assert written(probe_data / 'cache') == first
-    assert all('taken from' in text for text in said[2:])
+    assert all('taken from' in text for text in messages[2:])
 
     weights = torch.load(probe_data / 'qbheat.pth')
     weights['state_dict']['backbone.stem.0.weight'][0, 0, 0, 0] += 1
@@ -64,18 +64,18 @@ def test_a_stale_cache_is_noticed_and_rebuilt_and_a_fresh_one_is_not(probe_data,
     cache_features(config(probe_data), probe_data / 'cache')
     second = written(probe_data / 'cache')
     assert all(a != b for a, b in zip(first, second))
-    assert said[-1].endswith('the cache is stale, changed: weights')
+    assert messages[-1].endswith('the cache is stale, changed: weights')
 
     cfg = config(probe_data)
     cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='CenterCrop', crop_size=32))
     cache_features(cfg, probe_data / 'cache')
     assert written(probe_data / 'cache')[0] == second[0]
     assert FeatureDataset(str(probe_data / 'cache' / 'val')).features.shape == (8, 20, 1, 1)
-    assert said[-1].endswith('changed: pipeline')
+    assert messages[-1].endswith('changed: pipeline')
 
     os.utime(probe_data / 'train' / 'cat' / '000.jpg', (1, 1))
     cache_features(config(probe_data), probe_data / 'cache')
-    assert said[-2].endswith('train, the cache is stale, changed: images')
+    assert messages[-2].endswith('train, the cache is stale, changed: images')
 
 
 def batches(count: int):
@@ -83,14 +83,14 @@ def batches(count: int):
         yield torch.ones(4, 8, 16, 16), torch.zeros(4, dtype=torch.long)
 
 
-def test_a_full_disk_is_foreseen_with_the_numbers(tmp_path, monkeypatch):
+def test_too_little_free_space_is_an_error_before_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(OSError, match=r'cached in ".*train": 0\.41 GB are needed and 0\.00 GB are free'):
         write_features(tmp_path / 'train', batches(1), 100_000, {}, {})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
+def test_a_full_disk_leaves_no_partial_files(tmp_path):
     """The kernel refuses to let a file grow, as a full disk does."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
@@ -122,21 +122,18 @@ def test_features_too_large_for_float16_are_refused(tmp_path):
         )
 
 
-def test_what_would_change_from_epoch_to_epoch_is_refused(probe_data):
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'train_dataloader.dataset.pipeline': [dict(type='RandomFlip', prob=0.5)]}, 'train_dataloader has RandomFlip'),
+        ({'model.backbone.frozen_stages': 2}, r'needs a frozen backbone, but \d+ of its parameters learn'),
+        ({'model.backbone.init_cfg': None}, 'needs a checkpoint'),
+        ({'launcher': 'pytorch'}, 'for one process'),
+    ],
+)
+def test_features_that_would_change_from_epoch_to_epoch_are_refused(probe_data, change, message):
     cfg = config(probe_data)
-    cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomFlip', prob=0.5))
-    with pytest.raises(ValueError, match=r'train_dataloader has RandomFlip'):
-        cache_features(cfg, probe_data / 'cache')
-    cfg = config(probe_data)
-    cfg.model.backbone.frozen_stages = 2
-    with pytest.raises(ValueError, match=r'needs a frozen backbone, but \d+ of its parameters learn'):
-        cache_features(cfg, probe_data / 'cache')
-    cfg = config(probe_data)
-    cfg.model.backbone.init_cfg = None
-    with pytest.raises(ValueError, match='needs a checkpoint'):
-        cache_features(cfg, probe_data / 'cache')
-    cfg = config(probe_data)
-    cfg.launcher = 'pytorch'
-    with pytest.raises(ValueError, match='for one process'):
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError, match=message):
         cache_features(cfg, probe_data / 'cache')
     assert not (probe_data / 'cache').exists()

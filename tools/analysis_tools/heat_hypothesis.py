@@ -105,17 +105,10 @@ def examine(
     seed: int = 0,
     device: str = 'cpu',
 ) -> dict:
-    """Measure a checkpoint and its controls, and return all numbers, ready for JSON.
+    """Measure the feature maps of a checkpoint and its controls on images of ``size`` px.
 
-    Args:
-        config: Its ``model.backbone`` builds a backbone of mmpretrain.
-        checkpoint: Its trained weights, with or without a neck.
-        fit: Images to fit on.
-        held_out: Images to evaluate on.
-        size: Side of the images in px.
-        level: Which feature map of the backbone.
-        seed: Of the random weights and the shuffling.
-        device: Device of the networks.
+    Returns:
+        All numbers, ready for JSON.
 
     Raises:
         CheckpointError: If the checkpoint does not fit the config.
@@ -166,13 +159,13 @@ def rows(report: dict) -> list[tuple[str, dict, dict]]:
     return [*table, ('horizontal derivative\nfrom vertical one', derivative, {})]
 
 
-def caveats(report: dict) -> list[str]:
-    """Warnings about the validity of the numbers."""
+def caveat(report: dict) -> str:
+    """A warning if there are too few images, else an empty string."""
     height, width = report['map']
     pairs = report['images']['fit'] * min(height * report['quarter'], (height - 2) * (width - 2))
     if pairs >= 10 * report['channels']:
-        return []
-    return [f'Only {pairs} pairs of cells for {report["channels"]} channels: R² is too low. Use more images.']
+        return ''
+    return f'Only {pairs} pairs of cells for {report["channels"]} channels: R² is too low. Use more images.'
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -196,8 +189,8 @@ def print_table(report: dict) -> None:
     console.print(table)
     if report['generators']:
         console.print(f'Learned A and B: ||AB - BA|| / ||AB|| = {_number(report["generators"]["commutator"])}')
-    for caveat in caveats(report):
-        console.print(f'Caution: {caveat}')
+    if text := caveat(report):
+        console.print(f'Caution: {text}')
 
 
 def draw(report: dict, path: str | Path) -> None:
@@ -213,7 +206,7 @@ def draw(report: dict, path: str | Path) -> None:
         f'{report["channels"]} channels, stride {report["stride"]}, {report["map"][0]} x {report["map"][1]} cells; '
         f'fitted on {images["fit"]} images of {images["size"]} px, evaluated on {images["held_out"]} others.'
     )
-    title = '\n'.join([caption, *caveats(report)])
+    title = f'{caption}\n{caveat(report)}'.strip()
     figure.legend(handles=handles, title=title, alignment='left', loc='outside lower left', frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
