@@ -1,11 +1,11 @@
-"""The mathematics of QB-Heat in plain torch: z_x = A z, z_y = B z on features z(x, y) in R^C.
+"""The heat equation of QB-Heat in plain torch: z_x = A z, z_y = B z on features z(x, y) in R^C.
 
 Source: `Self-Supervised Learning based on Heat Equation <https://arxiv.org/abs/2211.13228>`_. Conventions, here and
 everywhere in the package:
 
 - x runs along the width (a tensor's last dimension), y along the height (the one before);
 - matrices act on column vectors, z' = P z;
-- generators A (along x) and B (along y) are per unit of displacement, whatever the unit of the displacement is;
+- generators A (along x) and B (along y) are per unit of displacement, in any unit;
 - the diagonal goes along x first: z(x + dx, y + dy) = P_y(dy) P_x(dx) z(x, y).
 """
 
@@ -18,10 +18,10 @@ Scheme = str | int
 
 
 def check_scheme(scheme: Scheme) -> Scheme:
-    """Return ``scheme`` where it is ``'euler'``, ``'exp'`` or a whole number of sub-steps.
+    """Return ``scheme`` if it is valid: ``'euler'``, ``'exp'`` or a number of sub-steps.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is not.
     """
     is_count = isinstance(scheme, int) and not isinstance(scheme, bool) and scheme >= 1
     if not is_count and scheme not in ('euler', 'exp'):
@@ -60,7 +60,7 @@ def propagator(generator: Tensor, displacement: float | Tensor, scheme: Scheme =
         P, (..., C, C).
 
     Raises:
-        TypeError: If the generator is no floating-point tensor or the displacement no number.
+        TypeError: If the generator is not a floating-point tensor or the displacement is not a number.
         ValueError: If the generator is not square, or the scheme is unknown.
     """
     check_scheme(scheme)
@@ -80,7 +80,7 @@ def propagator(generator: Tensor, displacement: float | Tensor, scheme: Scheme =
 
 
 def commutator(A: Tensor, B: Tensor) -> Tensor:
-    """AB - BA, (..., C, C): zero exactly where the order of horizontal and vertical steps does not matter.
+    """AB - BA, (..., C, C): zero if and only if horizontal and vertical steps commute.
 
     Raises:
         TypeError, ValueError: If the arguments are not square matrices of one size.
@@ -97,19 +97,16 @@ def laplacian_coupling(A: Tensor, B: Tensor) -> Tensor:
         B: (..., C, C), along y, invertible.
 
     Returns:
-        S, (..., C, C). S = I is the isotropic equation; it needs complex eigenvalues, A = iB for one.
+        S, (..., C, C). S = I is the isotropic equation; it needs complex eigenvalues, for example A = iB.
 
     Raises:
         TypeError, ValueError: If the arguments are not square matrices of one size.
-        ValueError: If B is singular to rounding: then no S follows from A and B.
+        ValueError: If B is numerically singular: then S does not exist.
     """
     _check_square(A=A, B=B)
     if bool((torch.linalg.matrix_rank(B) < B.shape[-1]).any()):
         raise ValueError('B is singular to rounding, so S = -A^2 B^-2 does not exist (are the generators still zero?)')
     return -torch.linalg.solve(B, torch.linalg.solve(B, A @ A, left=False), left=False)
-
-
-# --- Generators that commute by construction -------------------------------------------------------------------------
 
 
 def orthogonal_basis(skew: Tensor) -> Tensor:
@@ -146,18 +143,18 @@ def block_diagonal(real: Tensor, imag: Tensor) -> Tensor:
 class CommutingGenerators(nn.Module):
     """Learned generators that commute by construction: Q D Q^T with one orthogonal Q for all of them.
 
-    D is block-diagonal with rotation-and-scaling blocks, so eigenvalues come in complex pairs r +- is. They must be
-    able to: real ones leave S = -A^2 B^-2 with negative eigenvalues only, a wave equation, while the isotropic S = I
-    is A = iB. The last block of an odd number of channels is 1 x 1 and real, so S = I needs an even one.
+    D is block-diagonal with rotation-and-scaling blocks, so eigenvalues come in complex pairs r +- is. With real
+    eigenvalues S = -A^2 B^-2 would have negative eigenvalues only, a wave equation, while the isotropic S = I is
+    A = iB. The last block of an odd number of channels is 1 x 1 and real, so S = I needs an even number.
 
-    The Cayley transform leaves out the Q with an eigenvalue -1, which loses nothing: flipping the signs of some
-    basis vectors leads out of that set, and turns D into another D.
+    The Cayley transform excludes every Q with an eigenvalue -1 without loss of generality: flipping the signs of some
+    basis vectors gives a Q that is not excluded, and another D.
 
-    All generators are zero at the start. Their eigenvalues learn from the first step on, the basis from the second.
+    All generators are initialized to zero. Eigenvalues learn from the first step on, the basis from the second.
 
     Args:
         channels: C.
-        num_generators: How many share the basis: as a rule 2, the first along x, the second along y.
+        num_generators: How many share the basis: usually 2, the first along x, the second along y.
 
     Raises:
         ValueError: If either is less than 1.
@@ -175,7 +172,7 @@ class CommutingGenerators(nn.Module):
     def forward(self) -> tuple[Tensor, ...]:
         """The generators, (C, C) each, in the parameters' dtype: A, B where there are two.
 
-        Multiplied in float64: TF32, or half precision under autocast, would leave them far from commuting.
+        Multiplied in float64, because in TF32 or half precision they would not commute.
         """
         basis = orthogonal_basis(self.skew)
         blocks = block_diagonal(self.real.double(), self.imag.double())
