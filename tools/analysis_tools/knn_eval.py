@@ -73,11 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loaders = build_loaders(cfg, args.num_workers)
         if args.checkpoint == 'random':
             model = build_encoder(cfg, seed=args.seed).to(args.device)
-            dataset, batch_size, collate_fn = (
-                getattr(loaders[0], each) for each in ('dataset', 'batch_size', 'collate_fn')
-            )
+            bank = loaders[0]
             # Shuffled, so that the BatchNorm statistics are of all classes.
-            shuffled = DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate_fn)
+            shuffled = DataLoader(bank.dataset, bank.batch_size, shuffle=True, collate_fn=bank.collate_fn)
             calibrate_batch_norm(model, shuffled, num_samples=2048)
         else:
             model = build_encoder(cfg, guard(args.checkpoint, args.trust_checkpoint)).to(args.device)

@@ -68,7 +68,7 @@ class KnnHook(Hook):
 
     def _evaluate(self, runner: Runner) -> None:
         runner.model.eval()
-        with torch.random.fork_rng(devices=[]):  # each pass over a DataLoader draws a seed
+        with torch.random.fork_rng(devices=[]):  # a DataLoader takes a random seed when it starts
             bank, queries = (collect_features(runner.model, loader) for loader in self.loaders)
         runner.model.train()
         scalars = knn_accuracy(queries, bank, self.ks, self.temperature)

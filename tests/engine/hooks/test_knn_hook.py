@@ -38,10 +38,8 @@ def test_the_curve_starts_before_training_and_training_is_bit_identical_to_that_
     assert [step for step, *_ in curve] == [0, 4]  # iterations
     assert all(0 <= value <= 100 for _, *values in curve for value in values)
     assert runner.model.training
-    stored = read_checkpoint(probe_data / 'with' / 'epoch_3.pth')['message_hub']['log_scalars']['knn/top1_k1'][
-        'log_history'
-    ]
-    assert stored == [value for _, value, _ in curve]
+    scalars = read_checkpoint(probe_data / 'with' / 'epoch_3.pth')['message_hub']['log_scalars']
+    assert scalars['knn/top1_k1']['log_history'] == [value for _, value, _ in curve]
 
     without = run(probe_data, 'without', [])
     for name, value in runner.model.state_dict().items():

@@ -87,7 +87,7 @@ def test_white_noise_has_no_law_on_held_out_images():
     assert own['one_cell']['x'] > 0.03  # the R^2 of the fit itself
     assert own['derivative'] > 0.03
     assert all(-0.2 < r2 < 0.02 for r2 in (other['one_cell']['x'], other['one_cell']['y'], other['derivative']))
-    # With enough images it is 0, not merely small; copying noise is as bad as adding it.
+    # With enough images R^2 is 0; copying noise doubles the error of the mean.
     features, held_out = torch.randn(2, 500, 8, 14, 14, generator=rng(1))
     fit = fit_generators(iter(features.split(50)), 7, held_out=iter(held_out.split(50)))
     noise = measure(features.split(50), held_out.split(50))
