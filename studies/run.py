@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -68,8 +69,8 @@ def check_fields(node: object, where: str, fields: dict[str, type], required: It
     for field in (*required, *node):
         value = node.get(field)
         if not isinstance(value, fields[field]) or (field in required and not value):
-            kind = 'non-empty ' * (field in required) + fields[field].__name__
-            raise StudyError(f'{where}: the field "{field}" has to be a {kind}.')
+            kind = fields[field].__name__ + ', not empty' * (field in required)
+            raise StudyError(f'{where}: the field "{field}" has to be of type {kind}.')
         for name in leaves(value) if field in names else ():
             if name not in list(names[field]):
                 raise StudyError(f'{where}: "{field}" names "{name}"; there are {join_names(names[field])}.')
@@ -146,7 +147,7 @@ class Stage:
     @property
     def folder(self) -> Path:
         """Work folder with the present config; so a stage never resumes from checkpoints of another config."""
-        return self.study.work_dir / self.name / self.config_hash()
+        return self.study.work_dir / self.name / self.config_hash
 
     @property
     def backbone(self) -> Path:
@@ -183,11 +184,12 @@ class Stage:
             cfg.default_hooks.knn = dict(type='KnnHook', bank=bank, queries=queries, interval=self.spec['watch'])
         return cfg
 
+    @cached_property
     def config_hash(self) -> str:
         """Hash of everything that determines the result, the pre-training included; the same on every machine."""
         spec = {field: value for field, value in self.spec.items() if field not in DISPLAY}
         config = self.config().to_dict() if 'config' in self.spec else {}
-        before = self.pretraining.config_hash() if self.pretraining else series(__version__)
+        before = self.pretraining.config_hash if self.pretraining else series(__version__)
         content = json.dumps([before, spec, config], sort_keys=True, default=repr)
         return hashlib.sha256(content.replace(f'"{self.data_root}', '"$DATA_ROOT').encode()).hexdigest()[:16]
 
@@ -199,7 +201,7 @@ class Stage:
         version = record['versions']['qbheat_mm']
         if series(version) != series(__version__):
             return f'measured with qbheat_mm {version}, commit {record["commit"]}, {record["config"]}'
-        return FINISHED if record['config_hash'] == self.config_hash() else 'measured with another config'
+        return FINISHED if record['config_hash'] == self.config_hash else 'measured with another config'
 
 
 def series(version: str) -> str:
@@ -309,7 +311,7 @@ def make_record(stage: Stage, folder: Path) -> dict:
         study=stage.study.work_dir.name,
         stage=stage.name,
         config=stage.spec.get('config') or stage.pretraining.spec['config'],
-        config_hash=stage.config_hash(),
+        config_hash=stage.config_hash,
         commit=commit or 'unknown',
         versions=dict(python=sys.version.split()[0]) | {name: import_module(name).__version__ for name in modules},
         hardware=hardware,
@@ -367,7 +369,9 @@ def slurm_jobs(study: Study, stages: list[Stage], arguments: list[str]) -> Itera
 
 def named_folder(text: str) -> tuple[str, str]:
     """Parse NAME=FOLDER."""
-    name, folder = text.split('=', 1)
+    name, found, folder = text.partition('=')
+    if not found:
+        raise argparse.ArgumentTypeError(f'"{text}" is not NAME=FOLDER.')
     return name, str(Path(folder).resolve())
 
 
