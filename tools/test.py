@@ -17,7 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import TRUST_HELP
-from qbheat_mm.engine.launch import adapt_to_device, complete_dataloaders, prepare_hooks, init_process_group_on_cpu
+from qbheat_mm.engine.launch import adapt_to_device, complete_dataloaders, init_process_group_on_cpu, prepare_hooks
 
 
 def parse_args() -> argparse.Namespace:

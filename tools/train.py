@@ -16,8 +16,8 @@ from qbheat_mm.engine.launch import (
     adapt_to_device,
     check_batches,
     complete_dataloaders,
-    prepare_hooks,
     init_process_group_on_cpu,
+    prepare_hooks,
 )
 
 

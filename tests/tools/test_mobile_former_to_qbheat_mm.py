@@ -1,8 +1,8 @@
 """The converter, and through it the whole of Mobile-Former against the authors' numbers."""
 
 import argparse
-import json
 import errno
+import json
 import os
 from functools import cache
 

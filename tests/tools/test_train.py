@@ -15,7 +15,8 @@ _base_ = ['{root}/configs/_base_/default_runtime.py']
 model = {model}
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageFolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
+    dataset=dict(
+        type='ImageFolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
 optim_wrapper = dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
 default_hooks = dict(logger=dict(interval=1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 
 from ...arguments import check_arguments
 from ...heat import CommutingGenerators, check_scheme, commutator, propagator
+
+Step = Callable[[Tensor, Tensor], Tensor]
 
 
 @MODELS.register_module()
@@ -70,31 +75,37 @@ class HeatNeck(BaseModule):
             return torch.stack(self.commuting()).chunk(2)
         return self.generator_x, self.generator_y
 
-    def propagators(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """P_x and P_y, each (2, C, C) in float32: one block forward, one block back; None for ``scheme='none'``."""
+    def propagators(self) -> tuple[Tensor, Tensor]:
+        """P_x and P_y, each (2, C, C) in float32: one block forward, one block back."""
         generators = self.generators()
-        if generators is None:
-            return None, None
-        back = -1.0 if self.direction == 'signed' else 1.0
+        back = -1.0 if self.direction == 'signed' else 1.0  # separate matrices for left and up have their own sign
         displacement = torch.tensor([1.0, back], device=generators[0].device)
         return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
 
-    def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, origin: Tensor) -> Tensor:
         """Features of the visible block to features of the whole image.
 
         Args:
-            visible: (N, C, h, w), the features of the visible block.
+            latent: (N, C, h, w), the features of the visible block.
             origin: (N, 2), row and column of the block's top left cell in the whole map.
 
         Returns:
             (N, C, 2h, 2w) in float32, in channels-last memory.
         """
-        with torch.autocast(visible.device.type, enabled=False):
-            propagators_x, propagators_y = self.propagators()
-            features = visible.float().permute(0, 2, 3, 1).contiguous()  # (N, h, w, C)
-            features = _extrapolate(features, propagators_x, origin[:, 1], dim=2)
-            features = _extrapolate(features, propagators_y, origin[:, 0], dim=1)
+        with torch.autocast(latent.device.type, enabled=False):
+            step_x, step_y = self._steps()
+            features = latent.float().permute(0, 2, 3, 1).contiguous()  # (N, h, w, C)
+            features = _extrapolate(features, step_x, origin[:, 1], dim=2)
+            features = _extrapolate(features, step_y, origin[:, 0], dim=1)
             return _Roll.apply(features, origin).permute(0, 3, 1, 2)
+
+    def _steps(self) -> list[Step]:
+        """What carries features one block along x, and along y."""
+        if self.scheme == 'none':
+            return [lambda z, ahead: z] * 2
+        if self.scheme == 'euler' and self.direction == 'signed':  # z + d A z: one product for both directions
+            return [partial(_add_difference, generator[0].float()) for generator in self.generators()]
+        return [partial(_propagate, *propagators) for propagators in self.propagators()]
 
     def losses(self) -> dict[str, Tensor]:
         """What the neck adds to the losses by name: ``loss_commute`` with ``commute='penalty'``, else nothing."""
@@ -105,27 +116,35 @@ class HeatNeck(BaseModule):
             return dict(loss_commute=commutator(a[:, None], b[None]).square().sum())
 
 
-def _extrapolate(block: Tensor, propagators: Tensor | None, start: Tensor, dim: int) -> Tensor:
+def _add_difference(generator: Tensor, z: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by I + d A, d = 1 where ``ahead`` (N, h or 1, w or 1, 1), else -1."""
+    return torch.addcmul(z, torch.where(ahead, 1.0, -1.0), z @ generator.mT)
+
+
+def _propagate(forward: Tensor, back: Tensor, z: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by the propagator of each cell's direction."""
+    return torch.where(ahead, z @ forward.mT, z @ back.mT)
+
+
+def _extrapolate(block: Tensor, step: Step, start: Tensor, dim: int) -> Tensor:
     """Append, along one dimension, to the cells of the visible block what they predict one block away.
 
     The block covers the cells ``start`` to ``start + w`` of 2w, so each of its w cells predicts exactly one masked
-    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind.
+    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind. Modulo 2w these are the
+    same cell: appended to the block, the predictions close a ring, which :class:`_Roll` turns by ``start``.
 
     Args:
         block: (N, h, w, C).
-        propagators: (2, C, C), one block ahead and one block back; None copies the features.
+        step: Takes features and whether each goes ahead or back, gives the features one block away.
         start: (N,), between 0 and w.
         dim: 2 for w, along x, or 1 for h, along y.
 
     Returns:
         (N, h, 2w, C) for x, or (N, 2h, w, C): the doubled dimension closed to a ring, which begins at ``start``.
     """
-    if propagators is None:
-        return torch.cat([block, block], dim)
     cells = torch.arange(block.shape[dim], device=block.device)
-    is_ahead = (cells < len(cells) - start[:, None]).unflatten(1, (-1, 1, 1) if dim == 1 else (1, -1, 1))
-    ahead, back = propagators
-    return torch.cat([block, torch.where(is_ahead, block @ ahead.mT, block @ back.mT)], dim)
+    ahead = (cells < len(cells) - start[:, None]).unflatten(1, (-1, 1, 1) if dim == 1 else (1, -1, 1))
+    return torch.cat([block, step(block, ahead)], dim)
 
 
 class _Roll(torch.autograd.Function):
