@@ -1,4 +1,4 @@
-from .atomic import atomic_write
+from .atomic import atomic_dir, atomic_write
 from .loading import (
     TRUST_HELP,
     CheckpointError,
@@ -15,6 +15,7 @@ from .loading import (
 __all__ = [
     'TRUST_HELP',
     'CheckpointError',
+    'atomic_dir',
     'atomic_write',
     'bare',
     'guard',

@@ -2,13 +2,14 @@ import errno
 import os
 import re
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from qbheat_mm.checkpoint.atomic import WholeFilesBackend, atomic_write, damage
+from qbheat_mm.checkpoint.atomic import AtomicBackend, atomic_dir, atomic_write, damage
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def test_a_whole_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [
-        (lambda content: b'', '0 bytes, no whole archive'),
-        (lambda content: content[: len(content) // 2], 'no whole archive'),
-        (lambda content: content[:-1], 'no whole archive'),
-        (lambda content: bytes(len(content)), 'no whole archive'),
+        (lambda content: b'', '0 bytes, not a complete archive'),
+        (lambda content: content[: len(content) // 2], 'not a complete archive'),
+        (lambda content: content[:-1], 'not a complete archive'),
+        (lambda content: bytes(len(content)), 'not a complete archive'),
         (lambda content: content[:20000] + bytes(100) + content[20100:], r'checksum of its entry .*data/0 is wrong'),
-        (lambda content: b'<html>not found</html>', 'no whole archive'),
+        (lambda content: b'<html>not found</html>', 'not a complete archive'),
     ],
     ids=['empty', 'half', 'one byte short', 'zeros', 'a hole', 'another file'],
 )
@@ -59,6 +60,38 @@ def test_the_old_content_stays_until_the_new_is_complete(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def write_folder(path, content):
+    with atomic_dir(path) as folder:
+        assert not path.exists()
+        (folder / 'a.txt').write_text(content)
+        if content == 'broken':
+            raise KeyboardInterrupt
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+    path = tmp_path / 'new' / 'out[1]'
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(path, 'broken')
+    assert not list(path.parent.iterdir())
+    write_folder(path, 'complete')
+    assert (path / 'a.txt').read_text() == 'complete'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_left_by_a_killed_process_is_removed_and_no_other(tmp_path):
+    path = tmp_path / 'out'
+    code = 'import os; from qbheat_mm.checkpoint import atomic_dir\nwith atomic_dir({!r}): os.kill(os.getpid(), 9)'
+    subprocess.run([sys.executable, '-c', code.format(str(path))])
+    (killed,) = tmp_path.iterdir()
+    other = tmp_path / 'out.mine.partial'
+    other.mkdir()
+    with atomic_dir(path) as first:
+        assert not killed.exists()
+        with atomic_dir(path):
+            assert first.is_dir()  # of a process that is alive
+    assert sorted(tmp_path.iterdir()) == [path, other]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 1 MiB."""
@@ -72,10 +105,10 @@ def small_disk(tmp_path):
 
 
 def check_a_full_disk(folder: Path) -> None:
-    backend = WholeFilesBackend()
+    backend = AtomicBackend()
     backend.put(b'old', folder / 'epoch_1.pth')
     with pytest.raises(
-        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are whole'
+        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are intact.*--resume'
     ) as info:
         backend.put(bytes(2**21), folder / 'epoch_1.pth')
     assert info.value.errno == errno.ENOSPC
@@ -97,7 +130,7 @@ def test_a_disk_that_says_it_is_full_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
-    backend, old = WholeFilesBackend(), tmp_path / 'best.pth'
+    backend, old = AtomicBackend(), tmp_path / 'best.pth'
     old.write_bytes(b'old')
     with suppress(OSError), backend.removing_last():
         backend.remove(old)

@@ -39,7 +39,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self._local = '://' not in str(self.out_dir) and self.backend_args is None and self.file_client_args is None
         if self._local:
-            self.backend_args = dict(backend='whole_files')
+            self.backend_args = dict(backend='atomic')
         self._terminated = False
 
     def before_run(self, runner: Runner) -> None:
