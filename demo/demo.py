@@ -82,13 +82,13 @@ def split_folder(source: Path, out: Path) -> None:
     Raises:
         SystemExit: If there is nothing to train on.
     """
-    from qbheat_mm.datasets.image_folder import EXTENSIONS
+    from qbheat_mm.datasets.image_folder import scan_images
 
     if not source.is_dir():
         sys.exit(f'There is no folder "{source}" (DATA).')
     classes = sorted(entry for entry in source.iterdir() if entry.is_dir())
     for folder in classes:
-        files = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS)
+        files = scan_images(folder)
         if len(files) < 2:
             sys.exit(f'The class folder "{folder}" holds {len(files)} images; training and validation need 2.')
         for i, path in enumerate(files):

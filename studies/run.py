@@ -299,8 +299,7 @@ def run_stage(study: Study, stage: Stage) -> bool:
 
 def export_backbone(folder: Path, target: Path) -> None:
     """Publish the last checkpoint's backbone in float16, under the name that the study knows."""
-    sys.path.insert(0, str(ROOT / 'tools'))
-    from model_converters.publish_model import publish
+    from qbheat_mm.checkpoint import publish
 
     source = (folder / 'last_checkpoint').read_text().strip()
     publish(source, target, half=True).replace(target)

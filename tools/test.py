@@ -17,7 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import TRUST_HELP
-from qbheat_mm.engine.launch import adapt_to_device, complete_dataloaders, guard_checkpoints, init_process_group_on_cpu
+from qbheat_mm.engine.launch import adapt_to_device, complete_dataloaders, prepare_hooks, init_process_group_on_cpu
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,7 +75,7 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
     adapt_to_device(cfg)
-    guard_checkpoints(cfg, args.trust_checkpoint)
+    prepare_hooks(cfg, args.trust_checkpoint)
     init_process_group_on_cpu(cfg.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out and args.out_item == 'pred':

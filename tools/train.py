@@ -16,7 +16,7 @@ from qbheat_mm.engine.launch import (
     adapt_to_device,
     check_batches,
     complete_dataloaders,
-    guard_checkpoints,
+    prepare_hooks,
     init_process_group_on_cpu,
 )
 
@@ -89,7 +89,7 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(Config.fromfile(args.config), args)
     adapt_to_device(cfg)
-    guard_checkpoints(cfg, args.trust_checkpoint)
+    prepare_hooks(cfg, args.trust_checkpoint)
     if args.cache_features:
         cache_features(cfg, args.cache_features)
     init_process_group_on_cpu(cfg.launcher)

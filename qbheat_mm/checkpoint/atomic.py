@@ -1,136 +1,108 @@
-"""Atomic writing: a file or folder appears complete or not at all. Nothing else in the project writes files."""
+"""Atomic writes of files and folders, and a test of checkpoint files for damage."""
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-PARTIAL = '.' + '[0-9a-f]' * 8 + '.partial'  # the pattern of what is added to a name while it is written
+PARTIAL = '.partial'
 
 
-def _partial_of(path: Path) -> Path:
-    return path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
-
-
-@contextmanager
-def _on_error(remove: Callable[[], None]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            remove()
-        raise
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f'{path.name}.{secrets.token_hex(4)}{PARTIAL}')
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:
-    """Write a file atomically: ``path`` always holds the old content or the new.
-
-    The content is written to a new file in the same folder, which is then renamed.
-
-    Args:
-        path: The file; its folder is created where necessary.
-        content: What it holds.
+    """Write a temporary file beside ``path`` and rename it: ``path`` holds the old content or the new, never a part.
 
     Raises:
-        OSError: If it cannot be written, for example because the disk is full. An old file is left as it was.
+        OSError: If the disk is full, or refuses otherwise; the temporary file is removed, an old file is left as it is.
     """
     path = Path(path)
-    partial = _partial_of(path)
+    partial = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('xb') as file, _on_error(partial.unlink):
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # otherwise a power failure may leave the new name without the content
+        try:
+            with partial.open('xb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name without the content
             partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
-            error.errno,
-            f'"{path}" cannot be written ({error.strerror}). Nothing of it was left, and the files that were there '
-            'before are intact.',
+            error.errno, f'"{path}" cannot be written ({error.strerror}). Files that were there before are unchanged.'
         ) from error
 
 
 @contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Write a folder atomically: yields a new folder beside ``path``, which is renamed to ``path`` at the end.
-
-    After any exception the new folder is removed. So is what killed processes have left of the same ``path``.
+def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill, renamed to ``path`` at the end and removed after any error.
 
     Args:
-        path: The folder, whose parents are created where necessary. It must not exist when the block ends; to
-            replace it, remove it as the last step within the block.
+        path: The folder to make.
+        replace: Whether an existing folder is replaced.
 
-    Yields:
-        The folder to write to.
+    Raises:
+        FileExistsError: If ``path`` exists and is not to be replaced.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(glob.escape(path.name) + PARTIAL):
-        with suppress(OSError), _lock(left) as abandoned:  # a process that still writes to it holds the lock
-            if abandoned:
-                shutil.rmtree(left)
-    partial = _partial_of(path)
-    partial.mkdir()
-    with _on_error(lambda: shutil.rmtree(partial)), _lock(partial):
-        yield partial
-        partial.rename(path)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, which the system releases with the process; yields whether that is possible."""
-    number = os.open(folder, os.O_RDONLY)
+    if path.exists() and not replace:
+        raise FileExistsError(f'"{path}" exists already; name another folder, or remove it.')
+    partial = temporary_path(path)
+    partial.mkdir(parents=True)
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:  # another process holds it, or the file system has no locks
-            locked = False
-        yield locked
+        yield partial
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
     finally:
-        os.close(number)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def damage(path: str | Path) -> str | None:
-    """Describe the damage of a checkpoint file; None if every byte is as it was written.
+    """Why a checkpoint file is not as it was written; None where every byte is.
 
-    Nothing is unpickled: PyTorch's files are zip archives with a checksum for each entry, which torch.load does not
-    compare.
+    Nothing in it is unpickled: PyTorch's files are zip archives, with a checksum for each entry (which torch.load does
+    not compare).
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return f'{Path(path).stat().st_size} bytes, not a complete archive: {error}'
+        return f'{Path(path).stat().st_size} bytes, no complete archive: {error}'
     return f'the checksum of its entry {broken} is wrong' if broken else None
 
 
 @register_backend('atomic')
 class AtomicBackend(LocalBackend):
-    """mmengine's backend for local files with :func:`atomic_write`, for checkpoints."""
+    """mmengine's backend for local files, for checkpoints: writes with :func:`atomic_write`."""
 
     def __init__(self) -> None:
         self._removals: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a checkpoint atomically."""
+        """Write atomically.
+
+        Raises:
+            OSError: If the disk is full, with the remedy.
+        """
         try:
             atomic_write(filepath, obj)
         except OSError as error:
-            raise OSError(error.errno, f'{error.strerror} Once there is room, continue with --resume.') from error
+            raise OSError(error.errno, f'{error.strerror} Free disk space, then continue with --resume.') from error
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file, within :meth:`removing_last` at its end."""
+        """Remove now, or within :meth:`removing_last` at its end."""
         if self._removals is None:
             super().remove(filepath)
         else:
@@ -138,7 +110,7 @@ class AtomicBackend(LocalBackend):
 
     @contextmanager
     def removing_last(self) -> Iterator[None]:
-        """Postpone removals within to the end, and drop them after an error."""
+        """Postpone removals to the end of the block; after an error nothing is removed."""
         self._removals = []
         try:
             yield

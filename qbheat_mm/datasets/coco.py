@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,9 @@ from pathlib import Path
 from mmengine.fileio import load
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..checkpoint import atomic_write
+from .image_folder import scan_images
 
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
 ROUNDING = 0.01  # pixels by which a box may stick out without being counted as clipped
@@ -97,18 +99,16 @@ def parse_classes(text: str) -> list[str]:
 
 
 def find_images(folder: str | Path) -> dict[Path, Path]:
-    """The images below a folder, by their path in it without the ending, which annotations share.
+    """The images below a folder, by their relative path without extension, which annotations share.
 
     Raises:
-        AnnotationError: If there is none, or two differ only in the ending.
+        AnnotationError: If there is none, or two differ only in the extension.
     """
     folder, images = Path(folder), {}
-    for path in sorted(folder.rglob('*')):
-        if path.suffix.lower() not in IMG_EXTENSIONS:
-            continue
+    for path in scan_images(folder):
         key = path.relative_to(folder).with_suffix('')
         if key in images:
-            raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the ending; which is annotated?')
+            raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the extension; which is annotated?')
         images[key] = path
     if not images:
         raise AnnotationError(f'There is no image in "{folder}" (looked for {", ".join(IMG_EXTENSIONS)}).')
@@ -116,10 +116,10 @@ def find_images(folder: str | Path) -> dict[Path, Path]:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a image as training reads it: turned upright, where EXIF says how.
+    """Width and height of a image as training reads it: upright according to EXIF.
 
     Raises:
-        AnnotationError: If it is no image.
+        AnnotationError: If it cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -188,7 +188,7 @@ class CocoWriter:
         )
 
     def write(self, out: str | Path) -> dict[str, int]:
-        """Write the file, whole or not at all, and print the counts.
+        """Write the file atomically and print the counts.
 
         Returns:
             The counts.
@@ -196,10 +196,7 @@ class CocoWriter:
         out = Path(out)
         annotated = {annotation['image_id'] for annotation in self.content['annotations']}
         self.counts['images without boxes'] = len(self.content['images']) - len(annotated)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f'{out.name}.{os.getpid()}.tmp')
-        unfinished.write_text(json.dumps(self.content), encoding='utf-8')
-        unfinished.replace(out)
+        atomic_write(out, json.dumps(self.content).encode())
         print(f'{out}: {len(self.classes)} classes ({", ".join(self.classes)})')
         for name, count in self.counts.items():
             print(f'{count:8d} {name}')

@@ -1,24 +1,16 @@
-"""A look at detection data before training: what would stop it, or quietly spoil it."""
+"""Pre-flight validation of COCO datasets: errors that stop a training, and silent ones that spoil it."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from PIL import Image
 
-from ..models.necks.whitening import WhiteningLayer
+from ..text import join_names
 from .coco import ORIENTATION, AnnotationError, load_coco, read_size
 
 # Large sets hold a few such boxes; more than this share of them is a mistake in the file.
@@ -52,15 +44,10 @@ class Report:
         return '\n'.join(f'{kind}: {text}' for kind, texts in kinds.items() for text in texts) or 'nothing found'
 
 
-def shorten(text: str, limit: int) -> str:
-    """The text, or its beginning where it is long."""
-    return text if len(text) <= limit else text[:limit] + '...'
-
-
 def _some(names: Iterable, limit: int = 5) -> str:
-    # half a surrogate pair, which JSON can hold, cannot be printed
-    names = [shorten(str(name).encode('utf-8', 'replace').decode(), 200) for name in names]
-    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
+    """Some of the names, each printable and of limited length; JSON can hold half a surrogate pair."""
+    printable = (str(name).encode('utf-8', 'replace').decode() for name in names)
+    return join_names((name if len(name) <= 200 else name[:200] + '...' for name in printable), limit)
 
 
 def _repeated(values: Iterable) -> list:
@@ -286,155 +273,3 @@ def check_coco(
         return _check_content(load_coco(ann_file), Path(img_dir), classes, sample)
     except AnnotationError as error:
         return Report(errors=[str(error)])
-
-
-def _dataset_class(dataset: dict) -> type | None:
-    from mmdet.registry import DATASETS  # not needed for pre-training
-
-    kind = dataset.get('type')
-    return kind if isinstance(kind, type) else DATASETS.get(kind)
-
-
-def find_coco_datasets(dataset: dict) -> Iterator[dict]:
-    """The configs of COCO datasets in that of a dataset, which may wrap others."""
-    from mmdet.datasets import CocoDataset
-
-    kind = _dataset_class(dataset)
-    if kind is not None and issubclass(kind, CocoDataset):
-        yield dataset
-    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
-        if isinstance(inner, dict):
-            yield from find_coco_datasets(inner)
-
-
-def _paths_and_classes(dataset: dict) -> tuple[Path, Path, Sequence[str]]:
-    """Annotation file, folder of images and classes, as mmdet resolves them."""
-    root = Path(dataset.get('data_root') or '')
-    prefix = (dataset.get('data_prefix') or {}).get('img', '')
-    classes = _dataset_class(dataset)._load_metainfo(dataset.get('metainfo'))['classes']
-    return root / dataset.get('ann_file', ''), root / prefix, classes
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Leave the random numbers that follow as if nothing had been drawn inside."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-
-
-@torch.no_grad()
-def count_positions(model: dict, height: int, width: int) -> int:
-    """Positions over all levels that a detector's neck hands on for a image of that many pixels."""
-    from mmdet.registry import MODELS
-
-    features = torch.zeros(1, 3, height, width)
-    for part in ('backbone', 'neck'):
-        if model.get(part):
-            module = MODELS.build(deepcopy(model[part]))
-            module.eval()  # BatchNorm of one position has no variance to train with
-            for layer in module.modules():
-                if isinstance(layer, WhiteningLayer):  # its statistics come later
-                    layer.set_identity()
-            features = module(features)
-    return sum(feature.shape[-2] * feature.shape[-1] for feature in features)
-
-
-def _smallest_input(pipeline: list, images: list, img_dir: Path, draws: int = 4) -> tuple[int, int] | None:
-    """Height and width in which the smallest and the narrowest image leave a pipeline, which may draw them."""
-    transform = Compose(deepcopy(pipeline))
-    smallest = min(images, key=lambda image: image['width'] * image['height'])
-    narrowest = min(
-        images, key=lambda image: min(image['width'], image['height']) / max(image['width'], image['height'])
-    )
-    shapes = []
-    for image in (smallest, narrowest) * draws:
-        path = str(img_dir / image['file_name'])
-        results = dict(img_path=path, img_id=image['id'], height=image['height'], width=image['width'], instances=[])
-        results = transform(results)
-        if results is not None:  # None: a crop without boxes
-            shapes.append(tuple(results['inputs'].shape[-2:]))
-    return min(shapes, key=math.prod, default=None)
-
-
-def _check_positions(model: dict, pipeline: list, images: list, img_dir: Path, report: Report) -> None:
-    """A two-stage DETR chooses its queries among the positions of its levels, so there must be as many."""
-    with _same_randomness():
-        shape = _smallest_input(pipeline, images, img_dir)
-        if shape is None:
-            return
-        divisor = (model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-        height, width = (math.ceil(side / divisor) * divisor for side in shape)
-        positions = count_positions(model, height, width)
-    if positions < model['num_queries']:
-        report.errors.append(
-            f'a image enters the model with {width} x {height} pixels, which gives {positions} positions over the '
-            f'levels; {model["type"]} chooses its num_queries={model["num_queries"]} among them. Use larger images '
-            '(scale of Resize), finer levels, or fewer queries'
-        )
-
-
-def _check_evaluator(evaluator: dict | list | None, ann_file: Path, report: Report) -> None:
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
-        named = metric.get('ann_file')
-        if named and Path(named).resolve() != ann_file.resolve():
-            report.errors.append(f'the evaluator reads "{named}", the dataset "{ann_file}"')
-
-
-def _check_dataset(dataset: dict, model: dict, sample: int) -> Report:
-    """Check a dataset of a config, and that a two-stage model can train on images of that size."""
-    ann_file, img_dir, classes = _paths_and_classes(dataset)
-    if '://' in f'{dataset.get("data_root")}{ann_file}':
-        return Report(notes=['not on a local disk, so not checked'])
-    try:
-        coco = load_coco(ann_file)
-    except AnnotationError as error:
-        return Report(errors=[str(error)])
-    report = _check_content(coco, img_dir, classes, sample)
-    if model.get('as_two_stage') and not report.errors:
-        _check_positions(model, dataset['pipeline'], coco['images'], img_dir, report)
-    return report
-
-
-def check_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test'), sample: int = 200) -> Report:
-    """Check every COCO dataset of a detection config, and that model and evaluator fit them.
-
-    Args:
-        cfg: The config.
-        splits: Which dataloaders to look at.
-        sample: How many images of each dataset are decoded.
-
-    Returns:
-        What was found, each with the split and file where it was.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = cfg.get('model') or {}
-    num_classes = (model.get('bbox_head') or {}).get('num_classes')
-    report, checked, classes_of = Report(), [], {}
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in find_coco_datasets(loader['dataset']) if loader else ():
-            ann_file, _, classes = _paths_and_classes(dataset)
-            found = Report()
-            if split != 'train':
-                _check_evaluator(cfg.get(f'{split}_evaluator'), ann_file, found)
-            if dataset not in checked:  # test is val, as a rule
-                found.add(_check_dataset(dataset, model, sample), str(ann_file))
-                checked.append(dataset)
-            if not isinstance(classes, str):  # an error of its own
-                classes_of[tuple(classes)] = split
-                if num_classes not in (None, len(classes)):
-                    found.errors.append(
-                        f'model.bbox_head.num_classes is {num_classes}, the dataset has {len(classes)} classes'
-                    )
-            report.add(found, split)
-    if not checked:
-        report.warnings.append('no COCO dataset in ' + ', '.join(f'{split}_dataloader' for split in splits))
-    if len(classes_of) > 1:
-        report.errors.append(
-            'the datasets have different classes: '
-            + '; '.join(f'{split} has {_some(map(repr, classes), 20)}' for classes, split in classes_of.items())
-        )
-    return report

@@ -1,4 +1,4 @@
-"""Frozen features on disk: computed once, read by every epoch of a probe."""
+"""Frozen features on disk, computed once and read in every epoch of a probe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..checkpoint import atomic_dir
 
 FEATURES, LABELS, META = 'features.npy', 'labels.npy', 'meta.json'
 
@@ -53,38 +55,29 @@ def differences(folder: Path, key: dict[str, str]) -> list[str] | None:
 def write_features(
     folder: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int, key: dict[str, str], metainfo: dict
 ) -> None:
-    """Write features to ``folder`` whole or not at all.
-
-    They go to a folder beside it, which is renamed at the end; whatever stops it before, that folder is removed.
+    """Write features to ``folder`` atomically.
 
     Args:
         folder: Replaced where it exists.
         batches: Features (n, C, H, W) and labels (n,).
         count: Images in all.
-        key: What the features follow from.
+        key: What the features depend on.
         metainfo: Of the dataset, for example its classes.
 
     Raises:
         OSError: If the disk is full, or will be.
         ValueError: If float16 cannot hold a feature.
     """
-    partial = folder.with_name(folder.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        labels = _write_array(partial / FEATURES, batches, count)
-        np.save(partial / LABELS, labels)
-        (partial / META).write_text(json.dumps(dict(key=key, metainfo=metainfo)))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OSError(
-                f'The features cannot be cached in "{folder}": {error.strerror or error}. Nothing of them was left '
-                'there. Name another folder with --cache-features, or train without it.'
-            ) from error
-        raise
+        with atomic_dir(folder, replace=True) as partial:
+            labels = _write_array(partial / FEATURES, batches, count)
+            np.save(partial / LABELS, labels)
+            (partial / META).write_text(json.dumps(dict(key=key, metainfo=metainfo)))
+    except OSError as error:
+        raise OSError(
+            f'The features cannot be cached in "{folder}": {error.strerror or error}. Nothing of them was left there. '
+            'Name another folder with --cache-features, or train without it.'
+        ) from error
 
 
 def _write_array(path: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> np.ndarray:
@@ -121,7 +114,7 @@ def ensure_features(
     """
     changed = differences(folder, key)
     if changed == []:
-        print_log(f'Features: taken from {folder}', logger='current')
+        print_log(f'Features: read from {folder}', logger='current')
         return
     why = 'there is no cache yet' if changed is None else f'the cache is stale, changed: {", ".join(changed)}'
     print_log(f'Features: {count} images are encoded for {folder}, {why}', logger='current')

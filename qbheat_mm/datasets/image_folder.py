@@ -1,4 +1,4 @@
-"""Images in a folder, as people have them: some broken, some not images at all."""
+"""Folders of images, broken files included."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from pathlib import Path
 import torch
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 
 @DATASETS.register_module()
 class ImageFolderDataset(CustomDataset):
     """mmpretrain's CustomDataset for folders of images, with clear errors and tolerance for broken files.
 
-    In training a image that cannot be read is replaced by the next one that can; ``SkippedImagesHook`` counts and
+    In training an image that cannot be read is replaced by the next one that can; ``SkippedImagesHook`` counts and
     names them in the log. In test mode (``test_mode=True``) it is an error, because it would change the score.
-    Use it with ``LoadImage``: OpenCV returns half a image for a truncated file without a word.
+    Use it with ``LoadImage``: OpenCV silently returns half an image for a truncated file.
 
     Args:
         with_label: Take the names of the sub-folders as classes. Defaults to True; pre-training says False.
-        extensions: Endings of the files to take, in lower case.
+        extensions: File extensions to take, in lower case.
         **kwargs: As in mmpretrain's CustomDataset.
     """
 
     # After so many unreadable images in a row something else is wrong.
     MAX_SKIPS = 1000
 
-    def __init__(self, *args, extensions: tuple[str, ...] = EXTENSIONS, **kwargs) -> None:
+    def __init__(self, *args, extensions: tuple[str, ...] = IMG_EXTENSIONS, **kwargs) -> None:
         super().__init__(*args, extensions=extensions, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -76,6 +75,11 @@ class ImageFolderDataset(CustomDataset):
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
 
 
+def scan_images(folder: str | Path) -> list[Path]:
+    """The image files below a folder, at any depth, in order."""
+    return sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+
+
 def list_images(inputs) -> list:
     """A folder's images, in order and at any depth; a list as it is; anything else as a list of one.
 
@@ -83,9 +87,9 @@ def list_images(inputs) -> list:
         FileNotFoundError: If there is no image in the folder, or no such file.
     """
     if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
-        files = sorted(path for path in Path(inputs).rglob('*') if path.suffix.lower() in EXTENSIONS)
+        files = scan_images(inputs)
         if not files:
-            raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(EXTENSIONS)}.')
+            raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(IMG_EXTENSIONS)}.')
         return files
     images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     for image in images:

@@ -46,7 +46,7 @@ def cache_features(cfg: Config, folder: str | Path) -> None:
     for name, loader in loaders.items():
         check_pipeline(name, loader.dataset.get('pipeline', []))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    trust = cfg.get('default_hooks', {}).get('checkpoint_guard', {}).get('trust', False)
+    trust = cfg.get('default_hooks', {}).get('plain_checkpoint', {}).get('trust', False)
     backbone = build_frozen(cfg.model.backbone, trust)
     preprocessor = MODELS.build(dict(type='ClsDataPreprocessor') | dict(cfg.model.data_preprocessor)).to(get_device())
     pooled = starts_with_pooling(cfg.model.get('neck'))

@@ -2,7 +2,6 @@ import errno
 import os
 import re
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,12 +24,12 @@ def test_a_whole_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [
-        (lambda content: b'', '0 bytes, not a complete archive'),
-        (lambda content: content[: len(content) // 2], 'not a complete archive'),
-        (lambda content: content[:-1], 'not a complete archive'),
-        (lambda content: bytes(len(content)), 'not a complete archive'),
+        (lambda content: b'', '0 bytes, no complete archive'),
+        (lambda content: content[: len(content) // 2], 'no complete archive'),
+        (lambda content: content[:-1], 'no complete archive'),
+        (lambda content: bytes(len(content)), 'no complete archive'),
         (lambda content: content[:20000] + bytes(100) + content[20100:], r'checksum of its entry .*data/0 is wrong'),
-        (lambda content: b'<html>not found</html>', 'not a complete archive'),
+        (lambda content: b'<html>not found</html>', 'no complete archive'),
     ],
     ids=['empty', 'half', 'one byte short', 'zeros', 'a hole', 'another file'],
 )
@@ -60,38 +59,6 @@ def test_the_old_content_stays_until_the_new_is_complete(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def write_folder(path, content):
-    with atomic_dir(path) as folder:
-        assert not path.exists()
-        (folder / 'a.txt').write_text(content)
-        if content == 'broken':
-            raise KeyboardInterrupt
-
-
-def test_a_folder_appears_complete_or_not_at_all(tmp_path):
-    path = tmp_path / 'new' / 'out[1]'
-    with pytest.raises(KeyboardInterrupt):
-        write_folder(path, 'broken')
-    assert not list(path.parent.iterdir())
-    write_folder(path, 'complete')
-    assert (path / 'a.txt').read_text() == 'complete'
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_left_by_a_killed_process_is_removed_and_no_other(tmp_path):
-    path = tmp_path / 'out'
-    code = 'import os; from qbheat_mm.checkpoint import atomic_dir\nwith atomic_dir({!r}): os.kill(os.getpid(), 9)'
-    subprocess.run([sys.executable, '-c', code.format(str(path))])
-    (killed,) = tmp_path.iterdir()
-    other = tmp_path / 'out.mine.partial'
-    other.mkdir()
-    with atomic_dir(path) as first:
-        assert not killed.exists()
-        with atomic_dir(path):
-            assert first.is_dir()  # of a process that is alive
-    assert sorted(tmp_path.iterdir()) == [path, other]
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 1 MiB."""
@@ -108,7 +75,7 @@ def check_a_full_disk(folder: Path) -> None:
     backend = AtomicBackend()
     backend.put(b'old', folder / 'epoch_1.pth')
     with pytest.raises(
-        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are intact.*--resume'
+        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are unchanged.*--resume'
     ) as info:
         backend.put(bytes(2**21), folder / 'epoch_1.pth')
     assert info.value.errno == errno.ENOSPC
@@ -143,3 +110,31 @@ def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
     backend.put(b'again', old)
     backend.remove(old)
     assert not old.exists()
+
+
+def test_a_folder_appears_filled_or_not_at_all(tmp_path):
+    target, bystander = tmp_path / 'new', tmp_path / 'new.partial'
+    bystander.mkdir()
+    with pytest.raises(RuntimeError, match='midway'), atomic_dir(target) as folder:
+        (folder / 'a').write_text('half')
+        raise RuntimeError('midway')
+    assert list(tmp_path.iterdir()) == [bystander]
+    with atomic_dir(target) as folder:
+        (folder / 'a').write_text('whole')
+        assert not target.exists()
+    assert (target / 'a').read_text() == 'whole'
+    with pytest.raises(FileExistsError, match='exists already'), atomic_dir(target):
+        pass
+    with pytest.raises(RuntimeError, match='midway'), atomic_dir(target, replace=True):
+        raise RuntimeError('midway')
+    assert (target / 'a').read_text() == 'whole'
+    with atomic_dir(target, replace=True) as folder:
+        (folder / 'b').touch()
+    assert [path.name for path in target.iterdir()] == ['b']
+    assert sorted(tmp_path.iterdir()) == [target, bystander]
+
+
+def test_files_have_the_permissions_of_other_files(tmp_path):
+    atomic_write(tmp_path / 'atomic', b'')
+    (tmp_path / 'other').touch()
+    assert (tmp_path / 'atomic').stat().st_mode == (tmp_path / 'other').stat().st_mode

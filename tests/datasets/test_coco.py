@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
-from qbheat_mm.datasets.coco_validation import Report, check_config
+from qbheat_mm.datasets.coco_validation import Report
+from qbheat_mm.datasets.config_validation import check_config
 
 CUSTOM = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'coco_custom.py'
 MODEL = """
@@ -104,7 +105,7 @@ def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
             val_cfg={},
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
             default_hooks=dict(
-                check_dataset=dict(type='DatasetCheckHook'),
+                dataset_check=dict(type='DatasetCheckHook'),
                 checkpoint=dict(type='CheckpointHook', save_best='coco/bbox_mAP'),
             ),
             val_evaluator=dict(outfile_prefix=str(tmp_path / 'found')),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
-from mmengine.registry import init_default_scope
 from PIL import Image
 
-from qbheat_mm.datasets.coco_validation import Report, check_coco, check_config, count_positions
+from qbheat_mm.datasets.coco_validation import Report, check_coco
+from qbheat_mm.datasets.config_validation import check_config
 
 
 def problems(report: Report) -> dict[str, list[str]]:
@@ -237,48 +237,14 @@ def test_config_without_coco_data(config):
     assert check_config(config, splits=['train']).warnings == ['no COCO dataset in train_dataloader']
 
 
-RESNET_LEVELS = dict(
-    backbone=dict(type='ResNet', depth=18, out_indices=(1, 2, 3)),
-    neck=dict(type='ChannelMapper', in_channels=[128, 256, 512], out_channels=8, num_outs=4),
-)
-
-
-def test_positions_are_counted_over_all_levels():
-    init_default_scope('mmdet')
-    assert count_positions(RESNET_LEVELS, 128, 128) == 16**2 + 8**2 + 4**2 + 2**2
-    assert count_positions(RESNET_LEVELS, 64, 100) == 8 * 13 + 4 * 7 + 2 * 4 + 1 * 2
-
-
-def test_positions_need_no_statistics_of_whitening():
-    init_default_scope('mmdet')
-    whitening = dict(type='mmpretrain.Whitening', in_channels=[128, 256, 512])
-    whitened = dict(RESNET_LEVELS, neck=[whitening, RESNET_LEVELS['neck']])
-    assert count_positions(whitened, 128, 128) == count_positions(RESNET_LEVELS, 128, 128)
-
-
-def test_too_few_positions_for_the_queries_stop_before_training(config):
-    config.model.update(type='DINO', as_two_stage=True, num_queries=900, **RESNET_LEVELS)
-    errors = check_config(config).errors
-    assert len(errors) == 3  # each dataset once
-    assert 'enters the model with 96 x 64 pixels, which gives 128 positions' in errors[0]
-    assert 'num_queries=900' in errors[0]
-    config.model.num_queries = 128
-    assert check_config(config) == Report()
-    config.model.update(as_two_stage=False, num_queries=900)
-    assert check_config(config) == Report()
-
-
 def test_the_check_leaves_random_numbers_alone(config):
     """Training draws the same with it and without."""
-    config.model.update(type='DINO', as_two_stage=True, num_queries=900, **RESNET_LEVELS)
     drawn = []
     for checked in (True, False):
         random.seed(1)
         np.random.seed(1)
         torch.manual_seed(1)
         if checked:
-            pipeline = config.train_dataloader.dataset.datasets[0].pipeline
-            pipeline.insert(-1, dict(type='RandomFlip', prob=0.5))
-            assert check_config(config).errors
+            check_config(config)
         drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
     assert drawn[0] == drawn[1]

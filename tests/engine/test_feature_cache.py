@@ -116,7 +116,7 @@ def test_a_stale_cache_is_noticed_and_rebuilt_and_a_fresh_one_is_not(data, monke
     first = written(data / 'cache')
     cache_features(config(data), data / 'cache')
     assert written(data / 'cache') == first
-    assert all('taken from' in text for text in said[2:])
+    assert all('read from' in text for text in said[2:])
 
     weights = torch.load(data / 'qbheat.pth')
     weights['state_dict']['backbone.stem.0.weight'][0, 0, 0, 0] += 1

@@ -67,27 +67,27 @@ def frozen_classifier_config(*neck: dict) -> dict:
     )
 
 
-def qbheat_config(
-    neck: dict | None = None, decoder: dict | None = None, head: dict | None = None, **kwargs
-) -> dict:
+def qbheat_config(neck: dict | None = None, decoder: dict | None = None, head: dict | None = None, **kwargs) -> dict:
     """A QB-Heat model on the tiny backbone; each part's fields add to its own, the rest to the model's."""
-    return dict(
-        type='QBHeat',
-        data_preprocessor=dict(
-            type='SelfSupDataPreprocessor',
-            mean=[123.675, 116.28, 103.53],
-            std=[58.395, 57.12, 57.375],
-            bgr_to_rgb=True,
-        ),
-        backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
-        neck=dict(type='HeatNeck', in_channels=20) | (neck or {}),
-        decoder=dict(
-            type='QBHeatDecoder', in_channels=20, out_channels=768, embed_dims=16, depth=1, num_heads=2
+    return (
+        dict(
+            type='QBHeat',
+            data_preprocessor=dict(
+                type='SelfSupDataPreprocessor',
+                mean=[123.675, 116.28, 103.53],
+                std=[58.395, 57.12, 57.375],
+                bgr_to_rgb=True,
+            ),
+            backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=16),
+            neck=dict(type='HeatNeck', in_channels=20) | (neck or {}),
+            decoder=dict(type='QBHeatDecoder', in_channels=20, out_channels=768, embed_dims=16, depth=1, num_heads=2)
+            | (decoder or {}),
+            head=dict(type='QBHeatPretrainHead', loss=dict(type='PixelReconstructionLoss', criterion='L2'))
+            | (head or {}),
+            patch_size=16,
         )
-        | (decoder or {}),
-        head=dict(type='QBHeatPretrainHead', loss=dict(type='PixelReconstructionLoss', criterion='L2')) | (head or {}),
-        patch_size=16,
-    ) | kwargs
+        | kwargs
+    )
 
 
 def build_qbheat(**kwargs):

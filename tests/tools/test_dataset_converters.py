@@ -193,7 +193,7 @@ def test_nothing_to_convert_is_an_error(voc, yolo, tmp_path):
     with pytest.raises(AnnotationError, match='txt'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'])
     save_image(tmp_path / 'a.jpg')
-    with pytest.raises(AnnotationError, match='differ only in the ending'):
+    with pytest.raises(AnnotationError, match='differ only in the extension'):
         yolo(tmp_path, tmp_path / 'out.json', ['cat'])
     (tmp_path / 'a.jpg').unlink()
     (tmp_path / 'a.png').write_bytes(b'no image')

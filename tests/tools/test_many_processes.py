@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this machine 
 CONFIG = """
 _base_ = ['{root}/configs/_base_/default_runtime.py']
 custom_imports = dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=False)
-custom_hooks = [*_base_.custom_hooks, dict(type='Recorder')]
+default_hooks = dict(recorder=dict(type='Recorder'))
 train_dataloader = dict(
     batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='ImageFolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401, registers the models
 from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained
-from qbheat_mm.datasets.classes import check_classes
+from qbheat_mm.datasets.config_validation import check_classes
 from qbheat_mm.engine.hooks.calibrate_bn_hook import calibrate_batch_norm
 from qbheat_mm.evaluation.functional.knn import extract_features, knn_accuracy
 

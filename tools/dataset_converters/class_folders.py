@@ -1,10 +1,10 @@
-"""Lay a tree of class folders out as train/ and val/, as the small size's configs read it.
+"""Convert a tree of class folders to train/ and val/, the layout of the _imagenette configs.
 
     python tools/dataset_converters/class_folders.py SOURCE OUT [--size 128]
 
 SOURCE is an Imagenette folder, or any other with train/ and val/ and class folders in each; or a folder of class
-folders alone, of which every fifth image becomes validation. With --size the shorter side of larger images is
-brought down to so many px, which spares every epoch the decoding of large files.
+folders alone, of which every fifth image becomes validation. --size reduces the shorter side of larger images, so
+that no epoch decodes large files.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from qbheat_mm.datasets.image_folder import EXTENSIONS
+from qbheat_mm.checkpoint import atomic_dir
+from qbheat_mm.datasets.image_folder import scan_images
+from qbheat_mm.text import join_names
 
 Tree = dict[str, list[Path]]  # class -> its images
 
@@ -29,7 +32,7 @@ class LayoutError(ValueError):
 def read_classes(folder: Path) -> Tree:
     """The class folders in ``folder`` and the images at any depth in each, in order."""
     return {
-        entry.name: sorted(path for path in entry.rglob('*') if path.suffix.lower() in EXTENSIONS and path.is_file())
+        entry.name: scan_images(entry)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith('.')
     }
@@ -64,8 +67,8 @@ def check_counts(folder: Path, classes: Tree, at_least: int, why: str) -> None:
     few = [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]
     if few:
         raise LayoutError(
-            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {", ".join(few[:8])}'
-            f'{" ..." if len(few) > 8 else ""}. Add images ({", ".join(EXTENSIONS)}) or remove the folders.'
+            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {join_names(few)}. '
+            f'Add images ({", ".join(IMG_EXTENSIONS)}) or remove the folders.'
         )
 
 
@@ -77,13 +80,13 @@ def check_same_classes(train: Tree, val: Tree) -> None:
 
 
 def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5) -> dict[str, int]:
-    """Write ``out/train`` and ``out/val``, whole or not at all.
+    """Write ``out/train`` and ``out/val`` atomically.
 
     Args:
         source: Class folders, or train/ and val/ with class folders.
         out: Must not exist.
         size: Shorter side in px of images that are larger; None copies the files as they are.
-        val_every: Where there is no val/, every so many images one is for validation.
+        val_every: Without a val/, every n-th image is for validation.
 
     Returns:
         The number of images per split.
@@ -93,9 +96,7 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
     if val_every < 2:
         raise LayoutError(f'--val-every {val_every} leaves nothing to learn from; 2 or more.')
     splits = read_splits(source, val_every)
-    partial = out.with_name(out.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_dir(out) as partial:
         for split, classes in splits.items():
             for name, images in classes.items():
                 folder = partial / split / name
@@ -103,10 +104,6 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
                 for i, path in enumerate(images):
                     # The number keeps images of the same name from different depths apart.
                     _write(path, folder / f'{i:06d}_{path.name}', size)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return {split: sum(map(len, classes.values())) for split, classes in splits.items()}
 
 
@@ -131,15 +128,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
     parser.add_argument('out', type=Path, help='folder to write, which must not exist')
-    parser.add_argument('--size', type=int, help='bring the shorter side of larger images down to so many px')
-    parser.add_argument('--val-every', type=int, default=5, help='without a val/, one image of so many (%(default)s)')
+    parser.add_argument('--size', type=int, help='reduce the shorter side of larger images to this size in px')
+    parser.add_argument(
+        '--val-every', type=int, default=5, help='without a val/, every n-th image is for validation (%(default)s)'
+    )
     args = parser.parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
     except LayoutError as error:
         sys.exit(f'class_folders: {error}')
     classes = sum(1 for _ in (args.out / 'train').iterdir())
-    print(f'wrote {args.out}: {classes} classes, {counts["train"]} images to learn from, {counts["val"]} to test on')
+    print(f'wrote {args.out}: {classes} classes, {counts["train"]} training and {counts["val"]} validation images')
     print(f'Train on it with DATA_ROOT={args.out} NUM_CLASSES={classes} and any config *_imagenette.py')
 
 

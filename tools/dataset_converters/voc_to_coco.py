@@ -156,7 +156,7 @@ def voc_to_coco(
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the images')
+    parser.add_argument('--images', dest='image_dir', required=True, metavar='DIR', help='folder of the images')
     parser.add_argument('--annotations', metavar='DIR', help="folder of the xml files; default: the images'")
     parser.add_argument('--classes', metavar='NAMES', help='a,b,c or a file of names; default: all that occur, sorted')
     parser.add_argument('--split', metavar='FILE', help='names to take, one per line, e.g. ImageSets/Main/train.txt')

@@ -103,7 +103,7 @@ def yolo_to_coco(
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', help='folder of the images')
+    parser.add_argument('--images', dest='image_dir', required=True, metavar='DIR', help='folder of the images')
     parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
     parser.add_argument(
         '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'

@@ -8,7 +8,8 @@ import sys
 from mmengine.config import Config, DictAction
 
 from qbheat_mm.datasets.coco import parse_classes
-from qbheat_mm.datasets.coco_validation import check_coco, check_config
+from qbheat_mm.datasets.coco_validation import check_coco
+from qbheat_mm.datasets.config_validation import check_config
 
 
 def parse_args() -> argparse.Namespace:

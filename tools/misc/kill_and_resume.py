@@ -54,8 +54,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, end=5, by_epoch=False),
     dict(type='CosineAnnealingLR', T_max={epochs}, by_epoch=True),
 ]
-default_hooks = dict(logger=dict(interval=1))
-custom_hooks = [*_base_.custom_hooks, dict(type='ProgressHook')]
+default_hooks = dict(logger=dict(interval=1), progress=dict(type='ProgressHook'))
 arch = dict(stem_channels=8, token_dims=16, num_tokens=2, blocks=[
     (2, 8, 2, 0), (2, 8, 1, 2), (2, 12, 2, 2), (2, 16, 2, 2), (2, 16, 1, 2), (2, 20, 2, 2)])
 pixels = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -197,8 +196,8 @@ def die_in_write(rng: random.Random) -> None:
     def open_dying(path: Path, mode: str = 'r', *args, **kwargs):
         nonlocal left
         file = open_file(path, mode, *args, **kwargs)
-        left -= mode == 'wb'
-        if mode == 'wb' and not left:
+        left -= mode == 'xb'
+        if mode == 'xb' and not left:
 
             class Dying:
                 def __enter__(self):

@@ -9,7 +9,7 @@ The size is recognized from the shapes. DST holds tensors alone, ``{'state_dict'
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, read_state_dict
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict
 from qbheat_mm.models import MobileFormer, MobileFormerClsHead
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS, DownBlock, LiteBlock, MobileFormerBlock
 
@@ -168,7 +168,7 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_file(src: str | Path, dst: str | Path) -> str:
-    """Convert ``src``, which may hold plain tensors alone, to ``dst``, which appears complete or not at all.
+    """Convert ``src``, which may hold plain tensors alone, to ``dst``, written atomically.
 
     Returns:
         The size.
@@ -176,18 +176,13 @@ def convert_file(src: str | Path, dst: str | Path) -> str:
     Raises:
         CheckpointError: If ``src`` cannot be read safely, or its layout is unknown.
     """
-    dst = Path(dst)
     # Trainers like timm's put their arguments into the file as a Namespace, which runs nothing.
     with torch.serialization.safe_globals([argparse.Namespace]):
         state_dict = read_state_dict(src)
     size = recognize_size(state_dict)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dst.with_name(f'.{dst.name}.{os.getpid()}')
-    try:
-        torch.save(dict(state_dict=convert(state_dict)), temporary)
-        temporary.replace(dst)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=convert(state_dict)), buffer)
+    atomic_write(dst, buffer.getvalue())
     return size
 
 

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
-from ...datasets.classes import check_classes
+from ...datasets.config_validation import check_classes
 
 
 @HOOKS.register_module()

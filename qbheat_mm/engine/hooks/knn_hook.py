@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...datasets.classes import check_classes
+from ...datasets.config_validation import check_classes
 from ...evaluation.functional.knn import extract_features, knn_accuracy
 
 

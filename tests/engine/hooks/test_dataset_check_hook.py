@@ -13,6 +13,7 @@ from torch import nn
 
 from qbheat_mm.datasets.coco import AnnotationError
 from qbheat_mm.engine.hooks import DatasetCheckHook
+from qbheat_mm.engine.launch import prepare_hooks
 
 
 @MODELS.register_module()
@@ -56,12 +57,13 @@ def run(make_coco, tmp_path):
                 ),
                 train_cfg=dict(by_epoch=True, max_epochs=1),
                 optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-                default_hooks=dict(check_dataset=dict(type='DatasetCheckHook'), checkpoint=None, logger=None),
+                default_hooks=dict(dataset_check=dict(type='DatasetCheckHook'), checkpoint=None, logger=None),
                 experiment_name=str(tmp_path.name) + str(num_classes) + str(bool(options)),
                 log_level='ERROR',
             )
         )
         cfg.merge_from_dict(options or {})
+        prepare_hooks(cfg, trust=False)
         runner = Runner.from_cfg(cfg)
         runner.train()
         return runner.model.steps
@@ -76,12 +78,14 @@ def test_sound_data_is_trained_on(run):
 def test_errors_stop_before_the_first_step(run, tmp_path, monkeypatch):
     (tmp_path / 'images' / 'train_2.png').unlink()
     monkeypatch.setattr(CountingDetector, 'forward', lambda *args, **kwargs: pytest.fail('a step was taken'))
-    with pytest.raises(AnnotationError, match=r'train: .*train_2\.png[\s\S]*num_classes is 80[\s\S]*enabled=False'):
+    with pytest.raises(
+        AnnotationError, match=r'train: .*train_2\.png[\s\S]*num_classes is 80[\s\S]*dataset_check=None'
+    ):
         run(num_classes=80)
 
 
 def test_a_field_of_the_command_line_switches_it_off(run):
-    assert run(num_classes=80, options={'default_hooks.check_dataset.enabled': False}) == 2
+    assert run(num_classes=80, options={'default_hooks.dataset_check': None}) == 2
 
 
 def check_in_a_process(rank: int, folder: str) -> None:

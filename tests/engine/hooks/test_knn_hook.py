@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from helpers.models import write_images
-from test_hooks import build_runner
+from helpers.runs import build_runner
 
 from qbheat_mm.checkpoint import read_checkpoint
 
@@ -32,9 +32,8 @@ def run(data, name, hooks):
     runner = build_runner(
         data / name,
         data / 'train',
-        name,
         train_cfg=dict(by_epoch=True, max_epochs=3),
-        custom_hooks=[dict(type='PlainCheckpointHook'), *hooks],
+        custom_hooks=hooks,
     )
     runner.train()
     return runner

@@ -1,14 +1,16 @@
-"""Nothing in a stranger's checkpoint is executed, whichever way it comes in."""
+"""Only tensors and plain values enter or leave checkpoint files; no code in them is executed."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import ROOT, qbheat_config, write_images
-from helpers.run_config import GUARDED, runner_config
+from helpers.runs import PLAIN, build_runner, image_loader, run_config
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
@@ -18,7 +20,8 @@ from mmpretrain.registry import MODELS
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import CheckpointError, guard, guard_init_cfg, read_checkpoint
 from qbheat_mm.engine.feature_cache import build_frozen
-from qbheat_mm.engine.launch import guard_checkpoints
+from qbheat_mm.engine.hooks import PlainCheckpointHook
+from qbheat_mm.engine.launch import prepare_hooks
 
 
 class Canary:
@@ -42,8 +45,14 @@ def config_text(marker: Path) -> str:
     return f'code = __import__("os").system("touch {marker}")\ngpu_ids = []\n'
 
 
+def config(folder: Path, **kwargs) -> Config:
+    if not (folder / 'images').exists():
+        write_images(folder / 'images', 8)
+    return run_config(folder / 'run', folder / 'images', **kwargs)
+
+
 def runner(folder: Path, **kwargs) -> Runner:
-    return Runner.from_cfg(runner_config(folder, **kwargs))
+    return Runner.from_cfg(config(folder, **kwargs))
 
 
 @pytest.fixture(scope='module')
@@ -120,13 +129,13 @@ def test_config_text_in_a_checkpoint_is_not_executed(finished, tmp_path, marker,
     run.train()
     assert run.iter == 4
     runner(tmp_path, load_from=str(path)).train()
-    QBHeatInferencer(Config(dict(model=qbheat_config())), str(path), device='cpu')
+    QBHeatInferencer(config(tmp_path), str(path), device='cpu')
     assert not marker.exists()
 
 
 def test_config_text_would_be_executed_without_the_guard_and_is_with_trust(finished, tmp_path, marker):
     path = tampered(finished, tmp_path / 'text.pth', dict(meta=dict(config=config_text(marker))))
-    for hooks in (dict(), dict(checkpoint_guard=dict(type='CheckpointGuardHook', trust=True))):
+    for hooks in (dict(), dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=True))):
         runner(tmp_path, load_from=str(path), resume=True, default_hooks=hooks).train()
         assert marker.exists()
         marker.unlink()
@@ -135,10 +144,10 @@ def test_config_text_would_be_executed_without_the_guard_and_is_with_trust(finis
 def test_a_raw_file_of_a_stock_run_needs_trust_and_then_resumes(finished, tmp_path):
     raw = dict(message_hub=dict(log_scalars={'train/loss': HistoryBuffer([0.25], [1])}))
     path = tampered(finished, tmp_path / 'raw.pth', raw)
-    with pytest.raises(CheckpointError, match=r'HistoryBuffer.*--trust-checkpoint.*publish\.py'):
+    with pytest.raises(CheckpointError, match=r'HistoryBuffer.*--trust-checkpoint.*publish_model\.py'):
         runner(tmp_path, load_from=str(path), resume=True).train()
-    cfg = runner_config(tmp_path, load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
-    guard_checkpoints(cfg, trust=True)
+    cfg = config(tmp_path, load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
+    prepare_hooks(cfg, trust=True)
     run = Runner.from_cfg(cfg)
     run.train()
     assert run.iter == 4
@@ -152,7 +161,7 @@ def test_a_run_without_our_hooks_loads_as_it_always_did(finished, tmp_path):
     if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
         pytest.skip('mmengine 0.10.7 cannot resume its own files on torch >= 2.6')
     options = dict(load_from=str(path), resume=True, train_cfg=dict(by_epoch=True, max_epochs=2))
-    run = runner(tmp_path, default_hooks=dict(), custom_hooks=[], **options)
+    run = runner(tmp_path, default_hooks=dict(), **options)
     run.train()
     assert run.iter == 4
     assert run.message_hub.get_scalar('train/loss').data[0][0] == 0.25
@@ -162,16 +171,15 @@ def test_a_run_without_our_hooks_loads_as_it_always_did(finished, tmp_path):
 
 def test_our_tools_guard_configs_of_others(finished, tmp_path, marker):
     """A config without our runtime: the hooks are added, and what the run writes can be resumed from."""
-    cfg = runner_config(tmp_path)
-    for key in ('default_hooks', 'custom_hooks'):
-        cfg.pop(key)
-    guard_checkpoints(cfg, trust=False)
+    cfg = config(tmp_path)
+    cfg.pop('default_hooks')
+    prepare_hooks(cfg, trust=False)
     Runner.from_cfg(cfg).train()
     read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')
     path = tampered(finished, tmp_path / 'hostile.pth', dict(extra=Canary(marker)))
-    cfg = runner_config(tmp_path, load_from=str(path), runner_type='FlexibleRunner', default_hooks=None)
+    cfg = config(tmp_path, load_from=str(path), runner_type='FlexibleRunner', default_hooks=None)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='a.pth')
-    guard_checkpoints(cfg, trust=False)
+    prepare_hooks(cfg, trust=False)
     assert cfg.load_from == f'plain://{path}'
     assert cfg.model.backbone.init_cfg.checkpoint == 'plain://a.pth'
     with pytest.raises(CheckpointError):
@@ -204,18 +212,16 @@ def test_a_resumed_checkpoint_cannot_have_files_elsewhere_deleted(finished, tmp_
     names = dict(best_ckpt=str(precious), best_score=9.0, keep_ckpt_ids=['../../precious', 1])
     info = dict(runtime_info=names, resumed_keys={name: True for name in names})
     path = tampered(finished, tmp_path / 'run' / 'hostile.pth', dict(message_hub=info))
-    val = dict(runner_config(tmp_path).train_dataloader)
-    val['dataset'] = dict(val['dataset'], test_mode=True)
     checkpoint = dict(type='CheckpointHook', save_best='reconstruction/masked_loss', rule='less', max_keep_ckpts=1)
     run = runner(
         tmp_path,
         load_from=str(path),
         resume=True,
         train_cfg=dict(by_epoch=True, max_epochs=2),
-        val_dataloader=val,
+        val_dataloader=image_loader(tmp_path / 'images', test_mode=True),
         val_cfg=dict(),
         val_evaluator=dict(type='ReconstructionLoss'),
-        default_hooks=GUARDED | dict(checkpoint=checkpoint),
+        default_hooks=PLAIN | dict(checkpoint=checkpoint),
     )
     run.train()
     assert Path(run.message_hub.get_info('best_ckpt')).name.startswith('best_')
@@ -264,6 +270,46 @@ def test_names_of_the_zoos_are_found_where_mmengine_keeps_them(tmp_path, monkeyp
     (tmp_path / 'checkpoints').mkdir()
     torch.save(dict(weight=torch.ones(2)), tmp_path / 'checkpoints' / name)
     assert CheckpointLoader.load_checkpoint('plain://torchvision://resnet50')['weight'].tolist() == [1, 1]
+
+
+def test_checkpoints_are_plain_and_resume(tmp_path):
+    write_images(tmp_path / 'images', 8)
+    build_runner(tmp_path / 'run', tmp_path / 'images').train()
+    content = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')  # weights_only=True
+    losses = content['message_hub']['log_scalars']['train/loss']['log_history']
+    assert len(losses) == 2
+    assert all(type(loss) is float for loss in losses)
+
+    runner = build_runner(
+        tmp_path / 'run', tmp_path / 'images', resume=True, train_cfg=dict(by_epoch=True, max_epochs=2)
+    )
+    runner.train()
+    assert runner.iter == 4
+    buffer = runner.message_hub.get_scalar('train/loss')
+    assert buffer.data[0][:2].tolist() == losses
+
+
+def test_numpy_values_become_plain_ones_and_others_stay():
+    checkpoint = dict(
+        state_dict=dict(weight=torch.ones(1)),
+        optimizer=dict(state=torch.ones(1)),
+        meta=dict(score=np.float64(0.5), classes=('cat', 'dog'), mean=np.arange(2)),
+        message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])), runtime_info=dict(), resumed_keys=dict()),
+    )
+    hook = PlainCheckpointHook()
+    hook.before_save_checkpoint(None, checkpoint)
+    assert type(checkpoint['meta']['score']) is float
+    assert checkpoint['meta'] == dict(score=0.5, classes=('cat', 'dog'), mean=[0, 1])
+    hook.after_load_checkpoint(SimpleNamespace(_resume=False), checkpoint)
+    assert checkpoint['message_hub']['log_scalars']['loss'].mean() == 1.0
+
+
+def test_checkpoints_of_stock_runs_pass():
+    buffer = HistoryBuffer([1.0], [1])
+    checkpoint = dict(message_hub=dict(log_scalars=dict(loss=buffer)))
+    PlainCheckpointHook().after_load_checkpoint(SimpleNamespace(_resume=False), checkpoint)
+    assert checkpoint['message_hub']['log_scalars']['loss'] is buffer
+    PlainCheckpointHook().after_load_checkpoint(SimpleNamespace(_resume=False), dict(state_dict=dict()))
 
 
 @pytest.mark.slow

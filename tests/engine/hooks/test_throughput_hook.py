@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT
-from helpers.run_config import runner_config
+from helpers.models import ROOT, write_images
+from helpers.runs import run_config
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -18,8 +18,9 @@ OPTION = 'visualizer.vis_backends.0.type=TensorboardVisBackend'
 def run(tmp_path) -> Runner:
     """A finished run of two epochs with our runtime, its scalars in TensorBoard."""
     cfg = Config.fromfile(ROOT / 'configs' / '_base_' / 'default_runtime.py')
-    small = runner_config(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
-    cfg.merge_from_dict({k: v for k, v in small.items() if k not in ('default_hooks', 'custom_hooks')})
+    write_images(tmp_path / 'images', 8)
+    small = run_config(tmp_path / 'run', tmp_path / 'images', train_cfg=dict(by_epoch=True, max_epochs=2))
+    cfg.merge_from_dict({key: value for key, value in small.items() if key != 'default_hooks'})
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     cfg.merge_from_dict(parser.parse_args(['--cfg-options', OPTION, 'default_hooks.logger.interval=1']).cfg_options)

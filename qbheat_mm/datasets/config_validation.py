@@ -1,0 +1,137 @@
+"""Pre-flight validation of the data of a config: COCO datasets, their classes, the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import init_default_scope
+
+from ..text import join_names
+from .coco_validation import Report, check_coco
+
+
+def _dataset_class(dataset: dict) -> type | None:
+    from mmdet.registry import DATASETS  # not needed for pre-training
+
+    kind = dataset.get('type')
+    return kind if isinstance(kind, type) else DATASETS.get(kind)
+
+
+def find_coco_datasets(dataset: dict) -> Iterator[dict]:
+    """The configs of COCO datasets in that of a dataset, which may wrap others."""
+    from mmdet.datasets import CocoDataset
+
+    kind = _dataset_class(dataset)
+    if kind is not None and issubclass(kind, CocoDataset):
+        yield dataset
+    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
+        if isinstance(inner, dict):
+            yield from find_coco_datasets(inner)
+
+
+def _paths_and_classes(dataset: dict) -> tuple[Path, Path, Sequence[str]]:
+    """Annotation file, folder of images and classes, as mmdet resolves them."""
+    root = Path(dataset.get('data_root') or '')
+    prefix = (dataset.get('data_prefix') or {}).get('img', '')
+    classes = _dataset_class(dataset)._load_metainfo(dataset.get('metainfo'))['classes']
+    return root / dataset.get('ann_file', ''), root / prefix, classes
+
+
+def _check_evaluator(evaluator: dict | list | None, ann_file: Path, report: Report) -> None:
+    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+        named = metric.get('ann_file')
+        if named and Path(named).resolve() != ann_file.resolve():
+            report.errors.append(f'the evaluator reads "{named}", the dataset "{ann_file}"')
+
+
+def _check_dataset(dataset: dict, sample: int) -> Report:
+    """Validate a dataset of a config."""
+    ann_file, img_dir, classes = _paths_and_classes(dataset)
+    if '://' in f'{dataset.get("data_root")}{ann_file}':
+        return Report(notes=['not on a local disk, so not checked'])
+    return check_coco(ann_file, img_dir, classes, sample)
+
+
+def check_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test'), sample: int = 200) -> Report:
+    """Validate every COCO dataset of a detection config, and that model and evaluator fit them.
+
+    Args:
+        cfg: The config.
+        splits: The dataloaders to validate.
+        sample: How many images of each dataset are decoded.
+
+    Returns:
+        What was found, each with the split and file where it was.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    num_classes = ((cfg.get('model') or {}).get('bbox_head') or {}).get('num_classes')
+    report, checked, classes_of = Report(), [], {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for dataset in find_coco_datasets(loader['dataset']) if loader else ():
+            ann_file, _, classes = _paths_and_classes(dataset)
+            found = Report()
+            if split != 'train':
+                _check_evaluator(cfg.get(f'{split}_evaluator'), ann_file, found)
+            if dataset not in checked:  # test is val, as a rule
+                found.add(_check_dataset(dataset, sample), str(ann_file))
+                checked.append(dataset)
+            if not isinstance(classes, str):  # an error of its own
+                classes_of[tuple(classes)] = split
+                if num_classes not in (None, len(classes)):
+                    found.errors.append(
+                        f'model.bbox_head.num_classes is {num_classes}, the dataset has {len(classes)} classes'
+                    )
+            report.add(found, split)
+    if not checked:
+        report.warnings.append('no COCO dataset in ' + ', '.join(f'{split}_dataloader' for split in splits))
+    if len(classes_of) > 1:
+        report.errors.append(
+            'the datasets have different classes: '
+            + '; '.join(f'{split} has {join_names(map(repr, classes), 20)}' for classes, split in classes_of.items())
+        )
+    return report
+
+
+def check_classes(train: BaseDataset, val: BaseDataset, num_classes: int | None = None) -> None:
+    """Compare the classes of two datasets, and their number with the head's.
+
+    Labels of class folders are indices into the sorted list of folders: one folder more or less on one side shifts the
+    labels of the other, and the accuracy is silently meaningless.
+
+    Args:
+        train: Training data.
+        val: Validation data.
+        num_classes: The head's number of classes; None skips that check.
+
+    Raises:
+        ValueError: With the classes that differ, or both numbers.
+    """
+    classes, others = (tuple(each.metainfo.get('classes') or ()) for each in (train, val))
+    if classes != others and classes and others:
+        differences = [
+            f'{where} lacks {join_names(missing)}'
+            for where, missing in (
+                ('train', [name for name in others if name not in classes]),
+                ('val', [name for name in classes if name not in others]),
+            )
+            if missing
+        ]
+        raise ValueError(
+            f'Training and validation data do not have the same classes ({_place(train)}, {_place(val)}): '
+            f'{"; ".join(differences) or "their order differs"}. Add or remove class folders; '
+            'tools/dataset_converters/class_folders.py makes both from one folder.'
+        )
+    if num_classes is not None and classes and len(classes) != num_classes:
+        raise ValueError(
+            f'{_place(train)} has {len(classes)} classes and model.head.num_classes is {num_classes}. Set '
+            f'NUM_CLASSES={len(classes)} for the _imagenette configs, or `--cfg-options '
+            f'model.head.num_classes={len(classes)} model.data_preprocessor.num_classes={len(classes)}`.'
+        )
+
+
+def _place(dataset: BaseDataset) -> str:
+    return str(getattr(dataset, 'img_prefix', '') or getattr(dataset, 'data_root', '') or type(dataset).__name__)
