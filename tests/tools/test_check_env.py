@@ -79,7 +79,7 @@ def test_this_environment_fits():
     for text in (
         'family of the OpenMMLab packages: ',
         'ops of mmcv: ',
-        'mends in force: ',
+        'patches in force: ',
         'gloo yes',
         'Everything fits',
     ):
