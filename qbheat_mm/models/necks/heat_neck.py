@@ -75,23 +75,23 @@ class HeatNeck(BaseModule):
         generators = self.generators()
         if generators is None:
             return None, None
-        back = -1.0 if self.direction == 'signed' else 1.0
+        back = -1.0 if self.direction == 'signed' else 1.0  # separate matrices for left and up have their own sign
         displacement = torch.tensor([1.0, back], device=generators[0].device)
         return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
 
-    def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, origin: Tensor) -> Tensor:
         """Features of the visible block to features of the whole image.
 
         Args:
-            visible: (N, C, h, w), the features of the visible block.
+            latent: (N, C, h, w), the features of the visible block.
             origin: (N, 2), row and column of the block's top left cell in the whole map.
 
         Returns:
             (N, C, 2h, 2w) in float32, in channels-last memory.
         """
-        with torch.autocast(visible.device.type, enabled=False):
+        with torch.autocast(latent.device.type, enabled=False):
             propagators_x, propagators_y = self.propagators()
-            features = visible.float().permute(0, 2, 3, 1).contiguous()  # (N, h, w, C)
+            features = latent.float().permute(0, 2, 3, 1).contiguous()  # (N, h, w, C)
             features = _extrapolate(features, propagators_x, origin[:, 1], dim=2)
             features = _extrapolate(features, propagators_y, origin[:, 0], dim=1)
             return _Roll.apply(features, origin).permute(0, 3, 1, 2)
@@ -109,7 +109,8 @@ def _extrapolate(block: Tensor, propagators: Tensor | None, start: Tensor, dim: 
     """Append, along one dimension, to the cells of the visible block what they predict one block away.
 
     The block covers the cells ``start`` to ``start + w`` of 2w, so each of its w cells predicts exactly one masked
-    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind.
+    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind. Modulo 2w these are the
+    same cell: appended to the block, the predictions close a ring, which :class:`_Roll` turns by ``start``.
 
     Args:
         block: (N, h, w, C).

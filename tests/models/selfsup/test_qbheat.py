@@ -121,6 +121,8 @@ def test_a_target_generator_takes_the_place_of_pixels():
     patches = patchify(images, 16).unflatten(-1, (3, -1)).mean(-1)
     expected = (pred - gather_tokens(patches, masked_ids)).square().mean()
     torch.testing.assert_close(model.loss(images, samples)['loss'], expected)
+    with pytest.raises(ValueError, match='MeanColor targets cannot be drawn'):
+        model.predict(images, samples)
 
 
 # --- Options through the whole model ---------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
-"""Stress test of resuming: kill small runs at random moments, resume them, and check that nothing is lost.
+"""Kill small runs at random moments, resume them, and check that nothing is lost.
 
-    python tools/misc/kill_and_resume.py --kills 30
+    PYTHONPATH=tests python tests/helpers/kill_and_resume.py --kills 30
 
 A pre-training, a probe and a detection on generated images run through tools/train.py, in processes forked from this
-one so that a start takes a second. Each runs once undisturbed. Then they are killed until there were enough kills: two
-in three at a random moment, one in three while a checkpoint is written, after a random share of its bytes. Sometimes
-the run receives SIGTERM instead, and sometimes its last checkpoint is damaged before it resumes. Checked each time:
-every checkpoint is complete, the run resumes from a complete one, and loses at most one checkpoint interval (after
-SIGTERM nothing, with a damaged file one interval more). A run that reaches its end has the weights and the optimizer
-state of the undisturbed one, bit for bit.
+one, so that a start takes a second. Each runs once without a kill, then until there were enough kills: two in three at
+a random moment, one in three while a checkpoint is written, after a random number of its bytes. At times the run
+receives SIGTERM instead, and at times the last checkpoint is damaged before the run resumes. Checked each time: every
+checkpoint is complete, the run resumes from a complete one, and at most one checkpoint interval is lost (nothing after
+SIGTERM; one interval more with a damaged file). A finished run has the weights and the optimizer state of the run that
+was never killed, bit for bit.
 
-Exits with 1 if a check failed, and keeps the folder.
+Exits with 1 after a failed check, and leaves the folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
+import operator
 import os
 import random
 import runpy
@@ -29,105 +30,108 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 
 import qbheat_mm  # noqa: F401  before the forks
+from helpers.coco import ATTENTION, FEED_FORWARD, TINY_DETR
+from helpers.models import PIPELINE, ROOT, TINY_ARCH, qbheat_config
+from helpers.runs import image_loader
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.checkpoint.atomic import PARTIAL, damage
 from qbheat_mm.checkpoint.resume import POINTER
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCHES, EPOCHS = 4, 6  # an epoch's, which ends with a checkpoint
 CLASSES = ('one', 'two')
 ENDINGS = {128 + signal.SIGTERM: 'terms', -signal.SIGTERM: 'terms before training', -signal.SIGKILL: 'kills'}
 
-COMMON = """
-_base_ = ['{root}/configs/_base_/{runtime}.py']
-train_cfg = dict(by_epoch=True, max_epochs={epochs})
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), clip_grad=dict(max_norm=1.0))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, end=5, by_epoch=False),
-    dict(type='CosineAnnealingLR', T_max={epochs}, by_epoch=True),
-]
-default_hooks = dict(logger=dict(interval=1), progress=dict(type='ProgressHook'))
-arch = dict(stem_channels=8, token_dims=16, num_tokens=2, blocks=[
-    (2, 8, 2, 0), (2, 8, 1, 2), (2, 12, 2, 2), (2, 16, 2, 2), (2, 16, 1, 2), (2, 20, 2, 2)])
-pixels = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-def loader(dataset, shuffle, **kwargs):
-    return dict(batch_size=4, num_workers=1, persistent_workers=True, dataset=dataset,
-                sampler=dict(type='DefaultSampler', shuffle=shuffle), **kwargs)
-def folder(pipeline, with_label, test_mode=False):
-    return dict(type='ImageFolderDataset', data_root='{data}/folder', with_label=with_label, test_mode=test_mode,
-                pipeline=[dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True), *pipeline])
-crop = [dict(type='RandomResizedCrop', scale=64, backend='pillow'), dict(type='RandomFlip', prob=0.5)]
-"""
-KINDS = {
-    'pre-training': """
-train_dataloader = loader(
-    folder([*crop, dict(type='QuarterMask'),
-            dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))], False), True)
-model = dict(
-    type='QBHeat', patch_size=16,
-    data_preprocessor=dict(type='SelfSupDataPreprocessor', **pixels),
-    backbone=dict(type='MobileFormer', arch=arch, output_stride=16),
-    neck=dict(type='HeatNeck', in_channels=20),
-    decoder=dict(type='QBHeatDecoder', in_channels=20, out_channels=768, embed_dims=16, depth=1, num_heads=2),
-    head=dict(type='QBHeatPretrainHead', loss=dict(type='PixelReconstructionLoss', criterion='L2')))
-""",
-    'probe': """
-train_dataloader = loader(folder([*crop, dict(type='PackInputs')], True), True)
-val_dataloader = loader(
-    folder([dict(type='Resize', scale=64), dict(type='PackInputs')], True, test_mode=True), False)
-val_evaluator = dict(type='Accuracy', topk=(1,))
-val_cfg = dict()
-model = dict(
-    type='ImageClassifier', data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=2, **pixels),
-    backbone=dict(type='MobileFormer', arch=arch, drop_path_rate=0.1),
-    neck=dict(type='GlobalAveragePooling'), train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=20,
-              loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1)))
-default_hooks['checkpoint'] = dict(save_best='auto')
-""",
-    'detection': """
-def coco(pipeline, **kwargs):
-    return dict(type='CocoDataset', ann_file='{data}/coco.json', data_prefix=dict(img='{data}/coco'),
-                metainfo=dict(classes={classes}),
-                pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), *pipeline],
-                **kwargs)
-train_dataloader = loader(
-    coco([dict(type='RandomFlip', prob=0.5),
-          dict(type='RandomChoiceResize', scales=[(64, 64), (80, 80), (96, 96)], keep_ratio=True),
-          dict(type='PackDetInputs')]), True, batch_sampler=dict(type='AspectRatioBatchSampler'))
-val_dataloader = loader(
-    coco([dict(type='Resize', scale=(96, 96), keep_ratio=True), dict(type='PackDetInputs', meta_keys=(
-        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))], test_mode=True), False)
-val_evaluator = dict(type='CocoBBoxMetric', ann_file='{data}/coco.json')
-val_cfg = dict()
-attention = dict(embed_dims=16, num_heads=2, dropout=0.1)
-mlp = dict(embed_dims=16, feedforward_channels=16, ffn_drop=0.1)
-model = dict(
-    type='DETR', num_queries=5, data_preprocessor=dict(type='DetDataPreprocessor', **pixels),
-    backbone=dict(type='mmpretrain.MobileFormer', arch=arch, out_indices=(2,)),
-    neck=dict(type='ChannelMapper', in_channels=[16], kernel_size=1, out_channels=16, num_outs=1),
-    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=mlp)),
-    decoder=dict(num_layers=1, return_intermediate=True,
-                 layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=mlp)),
-    positional_encoding=dict(num_feats=8, normalize=True),
-    bbox_head=dict(type='DETRHead', num_classes=2, embed_dims=16,
-                   loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1.0)),
-    train_cfg=dict(assigner=dict(
-        type='HungarianAssigner', match_costs=[dict(type='ClassificationCost', weight=1.0)])),
-    test_cfg=dict(max_per_img=5))
-""",
-}
+PIPELINES = dict(
+    load=dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
+    crop=[dict(type='RandomResizedCrop', scale=64, backend='pillow'), dict(type='RandomFlip', prob=0.5)],
+)
+PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+def pretraining(folder: Path) -> dict:
+    """QB-Heat."""
+    return dict(model=qbheat_config(), train_dataloader=image_loader(folder / 'folder', pipeline=PIPELINE))
+
+
+def probe(folder: Path) -> dict:
+    """A classifier with dropped paths and Mixup, validated, its best checkpoint kept."""
+    load, pack = PIPELINES['load'], dict(type='PackInputs')
+    train, val = [load, *PIPELINES['crop'], pack], [load, dict(type='Resize', scale=64), pack]
+    loaders = [
+        image_loader(folder / 'folder', with_label=True, pipeline=each, test_mode=each is val) for each in (train, val)
+    ]
+    return dict(
+        train_dataloader=loaders[0],
+        val_dataloader=loaders[1],
+        val_evaluator=dict(type='Accuracy', topk=(1,)),
+        val_cfg=dict(),
+        default_hooks=dict(checkpoint=dict(save_best='auto')),
+        model=dict(
+            type='ImageClassifier',
+            data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=2, **PIXELS),
+            backbone=dict(type='MobileFormer', arch=TINY_ARCH, drop_path_rate=0.1),
+            neck=dict(type='GlobalAveragePooling'),
+            train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=2,
+                in_channels=20,
+                loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1),
+            ),
+        ),
+    )
+
+
+def detection(folder: Path) -> dict:
+    """A DETR with dropout, in batches by aspect ratio, validated."""
+
+    def loader(pipeline: list, **kwargs) -> dict:
+        load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+        dataset = dict(
+            type='CocoDataset',
+            ann_file=str(folder / 'coco.json'),
+            data_prefix=dict(img=str(folder / 'coco')),
+            metainfo=dict(classes=CLASSES),
+            pipeline=load + pipeline,
+        )
+        return dict(image_loader(folder), collate_fn=dict(type='pseudo_collate'), dataset=dataset, **kwargs)
+
+    meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    resize = dict(type='RandomChoiceResize', scales=[(64, 64), (80, 80), (96, 96)], keep_ratio=True)
+    model = deepcopy(TINY_DETR)
+    for layers in (model['encoder'], model['decoder']):
+        for attention in ('self_attn_cfg', 'cross_attn_cfg'):
+            if attention in layers['layer_cfg']:
+                layers['layer_cfg'][attention] = dict(ATTENTION, dropout=0.1)
+        layers['layer_cfg']['ffn_cfg'] = dict(FEED_FORWARD, ffn_drop=0.1)
+    return dict(
+        model=model,
+        train_dataloader=loader(
+            [dict(type='RandomFlip', prob=0.5), resize, dict(type='PackDetInputs')],
+            batch_sampler=dict(type='AspectRatioBatchSampler'),
+        ),
+        val_dataloader=loader(
+            [dict(type='Resize', scale=(96, 96), keep_ratio=True), dict(type='PackDetInputs', meta_keys=meta_keys)]
+        ),
+        val_evaluator=dict(type='CocoBBoxMetric', ann_file=str(folder / 'coco.json')),
+        val_cfg=dict(),
+    )
+
+
+KINDS = {'pre-training': pretraining, 'probe': probe, 'detection': detection}
 
 
 PROGRESS = mmap.mmap(-1, 16)  # shared with the forked runs: where a run began, and how many iterations are done
@@ -163,13 +167,12 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     """Images in two class folders, and in COCO's format with boxes, portraits among them."""
     content = dict(images=[], annotations=[], categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)])
     for i in range(4 * BATCHES):
-        name = CLASSES[i % 2]
-        width, height = ((96, 64), (64, 96))[i % 3 == 0]
-        image = Image.fromarray(rng.integers(0, 256, (6, 4, 3), dtype=np.uint8)).resize((width, height))
-        for path in (folder / 'folder' / name / f'{i}.png', folder / 'coco' / f'{i}.png'):
+        size = ((96, 64), (64, 96))[i % 3 == 0]
+        image = Image.fromarray(rng.integers(0, 256, (6, 4, 3), dtype=np.uint8)).resize(size)
+        for path in (folder / 'folder' / CLASSES[i % 2] / f'{i}.png', folder / 'coco' / f'{i}.png'):
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)
-        content['images'].append(dict(id=i, file_name=f'{i}.png', width=width, height=height))
+        content['images'].append(dict(id=i, file_name=f'{i}.png', width=size[0], height=size[1]))
         box = [float(v) for v in (*rng.uniform(0, 20, 2), *rng.uniform(20, 40, 2))]
         content['annotations'].append(
             dict(id=i + 1, image_id=i, category_id=i % 2, bbox=box, area=box[2] * box[3], iscrowd=0)
@@ -178,19 +181,26 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
 
 
 def write_config(kind: str, folder: Path) -> Path:
-    path = folder / f'{kind}.py'
-    text = COMMON + KINDS[kind]
-    fields = dict(
-        root=ROOT,
-        runtime='detection_runtime' if kind == 'detection' else 'default_runtime',
-        data=folder,
-        epochs=EPOCHS,
-        classes=CLASSES,
+    """The config of a run with our runtime."""
+    runtime = 'detection_runtime' if kind == 'detection' else 'default_runtime'
+    cfg = Config.fromfile(ROOT / f'configs/_base_/{runtime}.py')
+    cfg.merge_from_dict(KINDS[kind](folder))
+    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
+        if loader:
+            loader.update(num_workers=1, persistent_workers=True)
+    cfg.merge_from_dict(
+        dict(
+            train_cfg=dict(by_epoch=True, max_epochs=EPOCHS),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), clip_grad=dict(max_norm=1.0)),
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.1, end=5, by_epoch=False),
+                dict(type='CosineAnnealingLR', T_max=EPOCHS, by_epoch=True),
+            ],
+            default_hooks=dict(logger=dict(interval=1), progress=dict(type='ProgressHook')),
+        )
     )
-    for name, value in fields.items():
-        text = text.replace(f'{{{name}}}', str(value))
-    path.write_text(text)
-    return path
+    cfg.dump(folder / f'{kind}.py')
+    return folder / f'{kind}.py'
 
 
 def die_in_write(rng: random.Random) -> None:
@@ -278,20 +288,21 @@ def spoil(work_dir: Path, rng: random.Random) -> Path | None:
 def differences(path: Path, other: Path) -> list[str]:
     """Names of the tensors and values that differ in any bit."""
 
-    def flat(value, name=''):
-        if isinstance(value, dict):
-            return {k: v for key in value for k, v in flat(value[key], f'{name}.{key}').items()}
+    def flat(value, name: str = '') -> dict:
         if isinstance(value, (list, tuple)):
-            return flat(dict(enumerate(value)), name)
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            return {k: v for key, each in value.items() for k, v in flat(each, f'{name}.{key}').items()}
         return {name: value}
 
     parts = ('state_dict', 'optimizer', 'param_schedulers')
     mine, its = (flat({key: read_checkpoint(file)[key] for key in parts}) for file in (path, other))
-    same = {
-        key: torch.equal(mine[key], its[key]) if torch.is_tensor(mine[key]) else mine[key] == its[key]
-        for key in mine.keys() & its.keys()
-    }
-    return sorted(mine.keys() ^ its.keys()) + sorted(key for key, equal in same.items() if not equal)
+    differing = mine.keys() ^ its.keys()
+    for key in mine.keys() & its.keys():
+        equal = torch.equal if torch.is_tensor(mine[key]) else operator.eq
+        if not equal(mine[key], its[key]):
+            differing.add(key)
+    return sorted(differing)
 
 
 def torture(kind: str, folder: Path, kills: int, rng: random.Random) -> Figures:
