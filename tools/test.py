@@ -13,6 +13,7 @@ import mmengine
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
+from qbheat_mm.checkpoint import atomic_write
 from qbheat_mm.engine.launch import add_run_arguments, build_runner, complete_config
 
 
@@ -61,7 +62,7 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()
     if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, args.out)
+        atomic_write(args.out, mmengine.dump(metrics, file_format='json').encode())
 
 
 if __name__ == '__main__':

@@ -76,7 +76,7 @@ def adapt_to_device(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
         if on_gpu:
-            choose_precision(wrapper)
+            _choose_precision(wrapper)
         else:
             wrapper['type'] = 'OptimWrapper'
             for key in ('dtype', 'loss_scale', 'use_fsdp'):
@@ -87,7 +87,7 @@ def adapt_to_device(cfg: Config) -> None:
         cfg.setdefault('model_wrapper_cfg', dict(type='CPUDistributedDataParallel', find_unused_parameters=unused))
 
 
-def choose_precision(wrapper: dict) -> None:
+def _choose_precision(wrapper: dict) -> None:
     """Fill in the dtype of an AmpOptimWrapper config that names none."""
     if wrapper.get('dtype') is None:
         wrapper['dtype'] = 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'

@@ -122,7 +122,7 @@ def test_epochs_have_to_outlast_the_warm_up(tmp_path):
     study = make_study(
         tmp_path, pretraining=dict(one=dict(config=PRETRAIN, epochs=1)), tables=[dict(title='', rows=[])]
     )
-    with pytest.raises(StudyError, match='"epochs: 1" is over with the warm-up of 1'):
+    with pytest.raises(StudyError, match='"epochs: 1" does not exceed the warm-up of 1'):
         study.config(study.stages[0])
 
 
