@@ -6,20 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.models import write_images
 from helpers.runs import log_of, pretraining, same_bits
 from mmengine.logging import MessageHub, MMLogger
 
 from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.checkpoint.resume import own_checkpoints
 from qbheat_mm.engine.hooks import AtomicCheckpointHook
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
 
 
 def names(work_dir: Path) -> list[str]:

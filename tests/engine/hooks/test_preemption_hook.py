@@ -11,19 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.models import write_images
 from helpers.runs import At, log_of, pretraining, same_bits, send_sigterm
 
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.engine.hooks import PreemptionHook
 from qbheat_mm.engine.hooks.preemption_hook import _ignore_sigterm_of_others
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
 
 
 @contextmanager
