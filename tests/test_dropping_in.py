@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -12,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.coco_layout import write_coco
-from helpers.models import ROOT, build_qbheat, qbheat_config, write_images
+from helpers.models import build_qbheat, qbheat_config, write_images
+from helpers.runs import run
 
 PRETRAINING = """
 _base_ = '{base}mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
@@ -32,8 +31,11 @@ train_dataloader = dict(
     dataset=dict(_delete_=True, type='ImageFolderDataset', data_root='{data}', with_label=False, pipeline=pipeline),
 )
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), logger=dict(interval=1))
-custom_hooks = [dict(type='PlainCheckpointHook')]
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=2),
+    logger=dict(interval=1),
+    plain_checkpoint=dict(type='PlainCheckpointHook'),
+)
 """
 
 DETECTION = """
@@ -63,8 +65,11 @@ train_dataloader = loader
 val_dataloader = loader
 val_evaluator = dict(ann_file='{data}/annotations/instances_val2017.json')
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), logger=dict(interval=1))
-custom_hooks = [dict(type='mmpretrain.PlainCheckpointHook')]
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=2),
+    logger=dict(interval=1),
+    plain_checkpoint=dict(type='mmpretrain.PlainCheckpointHook'),
+)
 """
 
 
@@ -96,21 +101,11 @@ def command(tool: str, package: str) -> list[str]:
     return [str(mim), 'train', names.get(package, package)]
 
 
-def train(command: list[str], folder: Path, *options: str) -> str:
+def train(command: list[str], folder: Path) -> str:
     """Train with the config in ``folder`` from another working directory; the output."""
     elsewhere = folder / 'elsewhere'
     elsewhere.mkdir()
-    done = subprocess.run(
-        [*command, '../mine/config.py', '--work-dir', 'run', *options],
-        cwd=elsewhere,
-        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    return run(*command, '../mine/config.py', '--work-dir', 'run', cwd=elsewhere, CUDA_VISIBLE_DEVICES='-1')
 
 
 def write_config(folder: Path, text: str) -> None:

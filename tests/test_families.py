@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.coco_layout import write_coco
 from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
+from helpers.runs import run
 
 ENVIRONMENTS = dict(onedl=ROOT / '.venv', openmmlab=ROOT / '.venv-openmmlab')
 
@@ -48,19 +47,9 @@ default_hooks = dict(logger=dict(interval=1))
 
 def train(family: str, folder: Path, epochs: int, *options: str) -> dict:
     """Train on that family up to an epoch; the checkpoint that it wrote, and how often each parameter was updated."""
-    done = subprocess.run(
-        [
-            *(ENVIRONMENTS[family] / 'bin' / 'python', ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'run'),
-            *(*options, '--cfg-options', f'train_cfg.max_epochs={epochs}'),
-        ],
-        cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', DATA_ROOT='coco', CUDA_VISIBLE_DEVICES='-1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    command = (ENVIRONMENTS[family] / 'bin' / 'python', ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'run')
+    options += ('--cfg-options', f'train_cfg.max_epochs={epochs}')
+    run(*command, *options, cwd=folder, DATA_ROOT='coco', CUDA_VISIBLE_DEVICES='-1')
     return torch.load(folder / 'run' / f'epoch_{epochs}.pth', weights_only=True)
 
 

@@ -82,7 +82,7 @@ def run(*command: str | Path, cwd: Path | None = None, fails: bool = False, **en
     done = subprocess.run(
         [str(each) for each in command],
         cwd=cwd,
-        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1') | env,
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1') | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,8 +1,6 @@
 """tools/test.py on a detector, from a shell."""
 
 import json
-import os
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 import torch
 from helpers.coco import TINY_DETR
 from helpers.models import ROOT
+from helpers.runs import run
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
@@ -45,14 +44,8 @@ def project(make_coco, tmp_path):
 
 
 def run_test(project: Path, *options: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'test.py'), 'config.py', 'detector.pth', '--work-dir', 'run', *options],
-        cwd=project,
-        env=dict(os.environ, DATA_ROOT=str(project), OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = (sys.executable, ROOT / 'tools' / 'test.py', 'config.py', 'detector.pth', '--work-dir', 'run', *options)
+    run(*command, cwd=project, DATA_ROOT=str(project))
     return json.loads((project / 'metrics.json').read_text())
 
 
