@@ -20,7 +20,7 @@ NAMES = (f'run{number}' for number in itertools.count())  # mmengine wants anoth
 PLAIN = dict(plain_checkpoint=dict(type='PlainCheckpointHook'))
 
 
-def image_loader(images: Path, batch_size: int = 4, sampler: str = 'DefaultSampler', **dataset) -> dict:
+def image_loader(images: Path | str, batch_size: int = 4, sampler: str = 'DefaultSampler', **dataset) -> dict:
     """Config of a dataloader of QB-Heat's samples."""
     fields = dict(type='ImageFolderDataset', data_root=str(images), with_label=False, pipeline=PIPELINE)
     return dict(
@@ -75,6 +75,13 @@ def pretraining(work_dir: Path, images: Path, checkpoint: dict | None = None, se
     cfg.model.backbone.drop_path_rate = 0.2
     cfg.merge_from_dict(kwargs)
     return Runner.from_cfg(cfg)
+
+
+def write_config(folder: Path, *bases: str, **fields) -> None:
+    """Write ``config.py``: ``fields`` on top of other configs, of the runtime if none is named."""
+    fields['_base_'] = bases or [f'{ROOT}/configs/_base_/default_runtime.py']
+    lines = [f'{name} = {value!r}\n' for name, value in fields.items()]
+    (folder / 'config.py').write_text(''.join(lines))
 
 
 def run(*command: str | Path, cwd: Path | None = None, fails: bool = False, **env: str) -> str:

@@ -7,22 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import PIPELINE, ROOT, TINY_ARCH, qbheat_config, write_images
-from helpers.runs import run
+from helpers.models import ROOT, TINY_ARCH, qbheat_config, write_images
+from helpers.runs import image_loader, run, write_config
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
-
-CONFIG = """
-_base_ = ['{root}/configs/_base_/default_runtime.py']
-custom_imports = dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=False)
-default_hooks = dict(recorder=dict(type='Recorder'))
-train_dataloader = dict(
-    batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageFolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-model = {model}
-"""
 
 # What each process trained on, and the loss and gradients that came of it.
 RECORDER = """
@@ -71,7 +59,15 @@ SCONTROL = """#!/usr/bin/env bash
 def write_project(folder: Path, model: dict, with_label: bool = False) -> None:
     for i in range(2):
         write_images(folder / 'photos' / f'class{i}', 4, seed=i, suffix='.png')
-    (folder / 'config.py').write_text(CONFIG.format(root=ROOT, model=model, with_label=with_label, pipeline=PIPELINE))
+    write_config(
+        folder,
+        custom_imports=dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=False),
+        default_hooks=dict(recorder=dict(type='Recorder')),
+        train_dataloader=image_loader('photos', with_label=with_label) | dict(num_workers=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+        model=model,
+    )
     (folder / 'recorder.py').write_text(RECORDER)
 
 

@@ -8,27 +8,22 @@ import time
 
 import pytest
 import torch
-from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
-from helpers.runs import run
-
-CONFIG = """
-_base_ = ['{root}/configs/_base_/default_runtime.py']
-model = {model}
-train_dataloader = dict(
-    batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='ImageFolderDataset', data_root='{{{{$DATA_ROOT:nowhere}}}}', with_label=False, pipeline={pipeline}))
-optim_wrapper = dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
-default_hooks = dict(logger=dict(interval=1))
-"""
+from helpers.models import ROOT, qbheat_config, write_images
+from helpers.runs import image_loader, run, write_config
 
 
 @pytest.fixture
 def project(tmp_path):
     """A user's own config in a folder of its own, and images."""
     write_images(tmp_path / 'photos', 8)
-    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=qbheat_config(), pipeline=PIPELINE))
+    write_config(
+        tmp_path,
+        model=qbheat_config(),
+        train_dataloader=image_loader('{{$DATA_ROOT:nowhere}}') | dict(num_workers=1),
+        optim_wrapper=dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3),
+        default_hooks=dict(logger=dict(interval=1)),
+    )
     return tmp_path
 
 
