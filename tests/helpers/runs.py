@@ -79,7 +79,7 @@ def pretraining(work_dir: Path, images: Path, checkpoint: dict | None = None, se
 
 def write_config(folder: Path, *bases: str, **fields) -> None:
     """Write ``config.py``: ``fields`` on top of other configs, of the runtime if none is named."""
-    fields['_base_'] = bases or [f'{ROOT}/configs/_base_/default_runtime.py']
+    fields['_base_'] = list(bases) or [f'{ROOT}/configs/_base_/default_runtime.py']
     lines = [f'{name} = {value!r}\n' for name, value in fields.items()]
     (folder / 'config.py').write_text(''.join(lines))
 

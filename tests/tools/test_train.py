@@ -69,7 +69,7 @@ def test_an_amp_config_runs_without_a_gpu_and_says_so(project):
 def test_an_interrupted_run_resumes_from_its_last_checkpoint(project, how):
     process = train_for_two_epochs(project)
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     last = int((project / 'run' / 'last_checkpoint').read_text().strip().rpartition('epoch_')[2].removesuffix('.pth'))
 
     output = train(project, '--resume', '--cfg-options', f'train_cfg.max_epochs={last + 1}')
