@@ -1,23 +1,25 @@
-"""Atomic writes of files and folders, and a test of checkpoint files for damage."""
+"""Atomic writes of files and folders, and a check of checkpoint files for damage."""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-PARTIAL = '.partial'
+PARTIAL = f'.{"[0-9a-f]" * 8}.partial'  # pattern of the ending of temporary names
 
 
 def temporary_path(path: Path) -> Path:
     """A name beside ``path`` that no other process uses."""
-    return path.with_name(f'{path.name}.{secrets.token_hex(4)}{PARTIAL}')
+    return path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:
@@ -48,6 +50,8 @@ def atomic_write(path: str | Path, content: bytes) -> None:
 def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path`` to fill, renamed to ``path`` at the end and removed after any error.
 
+    Temporary folders that killed processes left of the same ``path`` are removed first.
+
     Args:
         path: The folder to make.
         replace: Whether an existing folder is replaced.
@@ -58,10 +62,15 @@ def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(f'"{path}" exists already; name another folder, or remove it.')
+    for left in path.parent.glob(glob.escape(path.name) + PARTIAL):
+        with suppress(OSError), _lock(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left)
     partial = temporary_path(path)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with _lock(partial):
+            yield partial
         if replace:
             shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
@@ -69,11 +78,25 @@ def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def damage(path: str | Path) -> str | None:
-    """Why a checkpoint file is not as it was written; None where every byte is.
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the process ends; yields False if another process holds the lock, or there are no locks."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(number)
 
-    Nothing in it is unpickled: PyTorch's files are zip archives, with a checksum for each entry (which torch.load does
-    not compare).
+
+def damage(path: str | Path) -> str | None:
+    """Describe the damage of a checkpoint file; None if every byte is as it was written.
+
+    Nothing is unpickled: PyTorch's files are zip archives with a checksum for each entry, which torch.load ignores.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -87,9 +110,6 @@ def damage(path: str | Path) -> str | None:
 class AtomicBackend(LocalBackend):
     """mmengine's backend for local files, for checkpoints: writes with :func:`atomic_write`."""
 
-    def __init__(self) -> None:
-        self._removals: list[str] | None = None
-
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write atomically.
 
@@ -100,22 +120,3 @@ class AtomicBackend(LocalBackend):
             atomic_write(filepath, obj)
         except OSError as error:
             raise OSError(error.errno, f'{error.strerror} Free disk space, then continue with --resume.') from error
-
-    def remove(self, filepath: str | Path) -> None:
-        """Remove now, or within :meth:`removing_last` at its end."""
-        if self._removals is None:
-            super().remove(filepath)
-        else:
-            self._removals.append(str(filepath))
-
-    @contextmanager
-    def removing_last(self) -> Iterator[None]:
-        """Postpone removals to the end of the block; after an error nothing is removed."""
-        self._removals = []
-        try:
-            yield
-            removals = self._removals
-        finally:
-            self._removals = None
-        for path in removals:
-            super().remove(path)

@@ -1,23 +1,60 @@
-"""Adapts a config to the device it runs on; shared by tools/train.py and tools/test.py."""
+"""From the command line to a runner on this machine; shared by tools/train.py and tools/test.py."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import guard_init_cfg
+from ..checkpoint import TRUST_HELP, guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
 MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the arguments that training and testing share, for :func:`complete_config`."""
+    parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
+    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override fields of the config, e.g. optim_wrapper.optimizer.lr=1e-3',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def complete_config(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the shared arguments to ``cfg``, ``--cfg-options`` last, and make it run on this machine."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.merge_from_dict(args.cfg_options or {})
+    complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    adapt_to_device(cfg)
+    prepare_hooks(cfg, args.trust_checkpoint)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a completed config."""
+    init_process_group_on_cpu(cfg.launcher)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def notice(text: str) -> None:
@@ -39,7 +76,7 @@ def adapt_to_device(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
         if on_gpu:
-            choose_precision(wrapper)
+            _choose_precision(wrapper)
         else:
             wrapper['type'] = 'OptimWrapper'
             for key in ('dtype', 'loss_scale', 'use_fsdp'):
@@ -50,7 +87,7 @@ def adapt_to_device(cfg: Config) -> None:
         cfg.setdefault('model_wrapper_cfg', dict(type='CPUDistributedDataParallel', find_unused_parameters=unused))
 
 
-def choose_precision(wrapper: dict) -> None:
+def _choose_precision(wrapper: dict) -> None:
     """Fill in the dtype of an AmpOptimWrapper config that names none."""
     if wrapper.get('dtype') is None:
         wrapper['dtype'] = 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
@@ -139,18 +176,15 @@ def check_batches(runner: Runner) -> None:
         )
 
 
-def complete_dataloaders(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:
+def complete_dataloaders(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:
     """Fill in what a dataloader config leaves out, as mmpretrain's tools do."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if loader is None:
             continue
-        defaults = ConfigDict(pin_memory=torch.cuda.is_available(), persistent_workers=True)
         if cfg.get('default_scope') == 'mmpretrain':
-            defaults.collate_fn = dict(type='default_collate')
-        for key, value in defaults.items():
-            loader.setdefault(key, value)
-        if not pin_memory:
-            loader.pin_memory = False
-        if not persistent_workers or loader.get('num_workers', 0) == 0:
-            loader.persistent_workers = False
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        loader.pin_memory = pin_memory and loader.get('pin_memory', torch.cuda.is_available())
+        loader.persistent_workers = (
+            persistent_workers and loader.get('num_workers', 0) > 0 and loader.get('persistent_workers', True)
+        )

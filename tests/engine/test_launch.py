@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.models import ROOT, write_images
+from helpers.models import ROOT
 from helpers.runs import run_config
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
@@ -28,16 +28,15 @@ def test_a_wrapper_that_is_named_is_left_alone():
     assert cfg.model_wrapper_cfg == wrapper
 
 
-def test_every_hook_of_the_runtime_can_be_switched_off(tmp_path):
+def test_every_hook_of_the_runtime_can_be_switched_off(images, tmp_path):
     runtime = Config.fromfile(ROOT / 'configs/_base_/qbheat_runtime.py').default_hooks
-    write_images(tmp_path / 'images', 8)
-    cfg = run_config(tmp_path / 'run', tmp_path / 'images', default_hooks=dict(runtime, **dict.fromkeys(runtime)))
+    cfg = run_config(tmp_path, images, default_hooks=dict(runtime, **dict.fromkeys(runtime)))
     prepare_hooks(cfg, trust=False)
     runner = Runner.from_cfg(cfg)
     runner.train()
     ours = [type(hook).__name__ for hook in runner.hooks if type(hook).__module__.startswith('qbheat_mm')]
     assert ours == ['PlainCheckpointHook']  # checkpoints stay safe
-    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_sync_bn_becomes_bn_in_several_processes_on_a_cpu(monkeypatch):

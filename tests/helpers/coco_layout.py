@@ -21,6 +21,14 @@ IMAGES = {
 }
 
 
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+
 def class_names() -> tuple[str, ...]:
     """COCO's 80 classes."""
     from mmdet.datasets import CocoDataset

@@ -32,6 +32,7 @@ import traceback
 from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,11 @@ from helpers.models import PIPELINE, ROOT, TINY_ARCH, qbheat_config
 from helpers.runs import image_loader
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.checkpoint.atomic import PARTIAL, damage
+from qbheat_mm.checkpoint.resume import POINTER
 
 BATCHES, EPOCHS = 4, 6  # an epoch's, which ends with a checkpoint
 CLASSES = ('one', 'two')
+ENDINGS = {128 + signal.SIGTERM: 'terms', -signal.SIGTERM: 'terms before training', -signal.SIGKILL: 'kills'}
 
 PIPELINES = dict(
     load=dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
@@ -131,38 +134,33 @@ def detection(folder: Path) -> dict:
 KINDS = {'pre-training': pretraining, 'probe': probe, 'detection': detection}
 
 
-class Progress:
-    """Two numbers that a forked process shares with this one: where it began, and how many iterations are done."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16)
-
-    def write(self, began: int, done: int) -> None:
-        """From the run."""
-        self._memory[:] = struct.pack('qq', began, done)
-
-    def read(self) -> tuple[int, int]:
-        """From here, whatever became of the run."""
-        return struct.unpack('qq', self._memory[:])
+PROGRESS = mmap.mmap(-1, 16)  # shared with the forked runs: where a run began, and how many iterations are done
 
 
-PROGRESS = Progress()
+def write_progress(began: int, done: int) -> None:
+    """Called in the run."""
+    PROGRESS[:] = struct.pack('qq', began, done)
+
+
+def read_progress() -> tuple[int, int]:
+    """Called here, whatever became of the run."""
+    return struct.unpack('qq', PROGRESS[:])
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Tells the parent process."""
+    """Report to the parent process."""
 
     priority = 'LOWEST'
 
     def before_train(self, runner) -> None:
-        """Where it begins."""
+        """Report where the run begins."""
         self.began = runner.iter
-        PROGRESS.write(self.began, self.began)
+        write_progress(self.began, self.began)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """What is done."""
-        PROGRESS.write(self.began, runner.iter + 1)
+        """Report how many iterations are done."""
+        write_progress(self.began, runner.iter + 1)
 
 
 def write_data(folder: Path, rng: np.random.Generator) -> None:
@@ -206,31 +204,17 @@ def write_config(kind: str, folder: Path) -> Path:
 
 
 def die_in_write(rng: random.Random) -> None:
-    """Kill this process and its workers in one of its next writes of a checkpoint, after some of the bytes."""
-    left, share, open_file = rng.randrange(1, 5), rng.choice([0.0, rng.random(), 1.0]), Path.open
+    """Kill this process and its workers in one of its next writes of a checkpoint, after a share of the bytes."""
+    left, share = rng.randrange(1, 5), rng.choice([0.0, rng.random(), 1.0])
 
-    def open_dying(path: Path, mode: str = 'r', *args, **kwargs):
+    def fsync(number: int) -> None:
         nonlocal left
-        file = open_file(path, mode, *args, **kwargs)
-        left -= mode == 'xb'
-        if mode == 'xb' and not left:
+        left -= 1
+        if not left:
+            os.ftruncate(number, int(share * os.fstat(number).st_size))
+            os.killpg(0, signal.SIGKILL)
 
-            class Dying:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *error):
-                    file.close()
-
-                def write(self, content: bytes):
-                    file.write(content[: int(share * len(content))])
-                    file.flush()
-                    os.killpg(0, signal.SIGKILL)
-
-            return Dying()
-        return file
-
-    Path.open = open_dying
+    os.fsync = fsync
 
 
 def start(config: Path, work_dir: Path, rng: random.Random | None = None) -> int:
@@ -261,7 +245,7 @@ def start(config: Path, work_dir: Path, rng: random.Random | None = None) -> int
 
 @dataclass
 class Figures:
-    """What was seen of one kind of run."""
+    """Observations of one kind of run."""
 
     seconds: float = 0.0
     counts: Counter = field(default_factory=Counter)
@@ -286,19 +270,19 @@ def end(pid: int, signum: int, after: float) -> int:
 
 
 def spoil(work_dir: Path, rng: random.Random) -> Path | None:
-    """Damage the checkpoint that the run would resume from, where there is another whole one."""
-    pointer = work_dir / 'last_checkpoint'
+    """Damage the checkpoint that the run would resume from, if there is another complete one."""
+    pointer = work_dir / POINTER
     last = Path(pointer.read_text()) if pointer.is_file() else None
     if last is None or all(path == last or damage(path) for path in work_dir.glob('epoch_*.pth')):
         return None
     content = bytearray(last.read_bytes())
     place = rng.randrange(len(content) // 4, len(content) // 2)
     if rng.random() < 0.5:
-        last.write_bytes(content[:place])
+        del content[place:]
     else:
         content[place : place + 64] = bytes(byte ^ 255 for byte in content[place : place + 64])
-        last.write_bytes(content)
-    return last if damage(last) else None  # padding may have been hit, which harms nothing
+    last.write_bytes(content)
+    return last if damage(last) else None  # it may have hit padding, which is harmless
 
 
 def differences(path: Path, other: Path) -> list[str]:
@@ -322,71 +306,66 @@ def differences(path: Path, other: Path) -> list[str]:
 
 
 def torture(kind: str, folder: Path, kills: int, rng: random.Random) -> Figures:
-    """Run one kind of training over and over until it was killed so often."""
+    """Repeat one kind of training until it was killed ``kills`` times."""
     figures, config = Figures(), write_config(kind, folder)
-    reference = folder / f'{kind}-whole'
+    reference, last = folder / f'{kind}-undisturbed', f'epoch_{EPOCHS}.pth'
     began = time.monotonic()
     if wait(start(config, reference)):
         figures.faults.append(f'{kind}: fails without being killed, see {reference}/output.txt')
-        return figures
     figures.seconds = time.monotonic() - began
-    last = f'epoch_{EPOCHS}.pth'
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         work_dir = folder / f'{kind}-{number}'
-        PROGRESS.write(0, 0)
-        allowed, spoilt = 0, {}
-        while True:
-            before = PROGRESS.read()[1]
-            PROGRESS.write(before, before)
-            mortal = figures.counts['kills'] < kills
-            writing = mortal and rng.random() < 1 / 3
-            pid = start(config, work_dir, random.Random(rng.random()) if writing else None)
-            asked = mortal and not writing and rng.random() < 1 / 5
-            if not mortal or writing:
-                code = wait(pid)
-            else:
-                signum = signal.SIGTERM if asked else signal.SIGKILL
-                code = end(pid, signum, rng.uniform(0, figures.seconds))
-            here = f'{kind}, run {number}, after {sum(figures.counts.values())} endings'
-            began, done = PROGRESS.read()
-            resumed = (began, done) != (before, before)  # else it died earlier than that, or did nothing
-            if resumed and before:
-                figures.lost.append(before - began)
-                if before - began > allowed:
-                    figures.faults.append(f'{here}: lost {before - began} iterations, allowed are {allowed}')
-            if resumed:
-                allowed = 0 if code == 128 + signal.SIGTERM else BATCHES
-            if code == 0:
-                break
-            if code == 128 + signal.SIGTERM:
-                figures.counts['terms'] += 1
-            elif code == -signal.SIGTERM:
-                figures.counts['terms before training'] += 1
-            elif code == -signal.SIGKILL:
-                figures.counts['kills'] += 1
-                figures.counts['kills in a write'] += writing
-            else:
-                figures.faults.append(f'{here}: exit code {code}, see {work_dir}/output.txt')
-                return figures
-            figures.counts['partial files left'] += len(list(work_dir.glob('*' + PARTIAL)))
-            for path in work_dir.glob('*.pth'):
-                if (reason := damage(path)) and spoilt.get(path) != path.stat().st_mtime_ns:
-                    figures.faults.append(f'{here}: {path} is damaged: {reason}')
-            if rng.random() < 1 / 5 and (path := spoil(work_dir, rng)):
-                spoilt[path] = path.stat().st_mtime_ns
-                figures.counts['spoilt'] += 1
-                allowed += BATCHES
-        if (work_dir / last).is_file():
-            figures.counts['runs compared'] += 1
-            if differing := differences(work_dir / last, reference / last):
-                figures.faults.append(f'{here}: {len(differing)} values differ at the end, {differing[0]} the first')
-            shutil.rmtree(work_dir) if not figures.faults else None
-        else:
-            figures.faults.append(f'{here}: ended without {last}')
+        if figures.faults or not run_to_the_end(config, work_dir, kills, rng, figures):
+            return figures
+        if not (work_dir / last).is_file():
+            figures.faults.append(f'{work_dir}: ended without {last}')
+        elif differing := differences(work_dir / last, reference / last):
+            figures.faults.append(f'{work_dir}: {len(differing)} values differ at the end, {differing[0]} the first')
+        figures.counts['runs compared'] += 1
         if figures.counts['kills'] >= kills:
             return figures
+        if not figures.faults:
+            shutil.rmtree(work_dir)
+
+
+def run_to_the_end(config: Path, work_dir: Path, kills: int, rng: random.Random, figures: Figures) -> bool:
+    """Start a run, end it and resume it until it ends by itself; whether it does so without an error."""
+    write_progress(0, 0)
+    allowed, spoilt = 0, {}
+    while True:
+        before = read_progress()[1]
+        write_progress(before, before)
+        mortal = figures.counts['kills'] < kills
+        writing = mortal and rng.random() < 1 / 3
+        pid = start(config, work_dir, random.Random(rng.random()) if writing else None)
+        if mortal and not writing:
+            signum = signal.SIGTERM if rng.random() < 1 / 5 else signal.SIGKILL
+            code = end(pid, signum, rng.uniform(0, figures.seconds))
+        else:
+            code = wait(pid)
+        where = f'{work_dir}, after {sum(figures.counts.values())} endings'
+        began, done = read_progress()
+        if (began, done) != (before, before):  # otherwise it ended before training, or did nothing
+            if before:
+                figures.lost.append(before - began)
+            if before - began > allowed:
+                figures.faults.append(f'{where}: lost {before - began} iterations, allowed are {allowed}')
+            allowed = 0 if code == 128 + signal.SIGTERM else BATCHES
+        if code == 0:
+            return True
+        if code not in ENDINGS:
+            figures.faults.append(f'{where}: exit code {code}, see {work_dir}/output.txt')
+            return False
+        figures.counts[ENDINGS[code]] += 1
+        figures.counts['kills in a write'] += writing and code == -signal.SIGKILL
+        figures.counts['partial files left'] += len(list(work_dir.glob('*' + PARTIAL)))
+        for path in work_dir.glob('*.pth'):
+            if (reason := damage(path)) and spoilt.get(path) != path.stat().st_mtime_ns:
+                figures.faults.append(f'{where}: {path} is damaged: {reason}')
+        if rng.random() < 1 / 5 and (path := spoil(work_dir, rng)):
+            spoilt[path] = path.stat().st_mtime_ns
+            figures.counts['spoilt'] += 1
+            allowed += BATCHES
 
 
 def parse_args() -> argparse.Namespace:
@@ -411,7 +390,7 @@ def main() -> None:
         counts = ', '.join(f'{name} {count}' for name, count in figures.counts.items())
         lost = f'{max(figures.lost, default=0)} at the most, {np.mean(figures.lost or [0]):.1f} on average'
         print(
-            f'{kind}: {figures.seconds:.1f} s unkilled; {counts}; iterations lost per ending: {lost} '
+            f'{kind}: {figures.seconds:.1f} s undisturbed; {counts}; iterations lost per ending: {lost} '
             f'(a checkpoint each {BATCHES})',
             flush=True,
         )

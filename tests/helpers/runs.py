@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import torch
@@ -12,14 +13,14 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from helpers.models import PIPELINE, qbheat_config
+from helpers.models import PIPELINE, ROOT, qbheat_config
 from qbheat_mm.checkpoint import read_checkpoint
 
 NAMES = (f'run{number}' for number in itertools.count())  # mmengine wants another for each runner
 PLAIN = dict(plain_checkpoint=dict(type='PlainCheckpointHook'))
 
 
-def image_loader(images: Path, batch_size: int = 4, sampler: str = 'DefaultSampler', **dataset) -> dict:
+def image_loader(images: Path | str, batch_size: int = 4, sampler: str = 'DefaultSampler', **dataset) -> dict:
     """Config of a dataloader of QB-Heat's samples."""
     fields = dict(type='ImageFolderDataset', data_root=str(images), with_label=False, pipeline=PIPELINE)
     return dict(
@@ -74,6 +75,27 @@ def pretraining(work_dir: Path, images: Path, checkpoint: dict | None = None, se
     cfg.model.backbone.drop_path_rate = 0.2
     cfg.merge_from_dict(kwargs)
     return Runner.from_cfg(cfg)
+
+
+def write_config(folder: Path, *bases: str, **fields) -> None:
+    """Write ``config.py``: ``fields`` on top of other configs, of the runtime if none is named."""
+    fields['_base_'] = list(bases) or [f'{ROOT}/configs/_base_/default_runtime.py']
+    lines = [f'{name} = {value!r}\n' for name, value in fields.items()]
+    (folder / 'config.py').write_text(''.join(lines))
+
+
+def run(*command: str | Path, cwd: Path | None = None, fails: bool = False, **env: str) -> str:
+    """The output of a command that must succeed, or fail, on one thread and with this checkout on Python's path."""
+    done = subprocess.run(
+        [str(each) for each in command],
+        cwd=cwd,
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1') | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert bool(done.returncode) == fails, done.stdout[-4000:]
+    return done.stdout
 
 
 def log_of(work_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from mmengine import dist
@@ -10,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...checkpoint.atomic import PARTIAL
-from ...checkpoint.resume import INTERRUPTED, write_pointer
+from ...checkpoint.resume import INTERRUPTED, POINTER, write_pointer
 
 
 @HOOKS.register_module()
@@ -36,7 +37,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """Prepare, and remove the temporary files of a run that was killed."""
         super().before_train(runner)
         if self._local and dist.is_main_process():
-            for partial in Path(self.out_dir).glob(f'*.pth.*{PARTIAL}'):
+            left = Path(self.out_dir).glob('*.pth' + PARTIAL), Path(runner.work_dir).glob(POINTER + PARTIAL)
+            for partial in chain(*left):
                 partial.unlink()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -65,9 +67,8 @@ class AtomicCheckpointHook(CheckpointHook):
             hub.update_info('keep_ckpt_ids', kept)
         if dist.is_main_process():
             write_pointer(runner.work_dir, self.last_ckpt)
-            for each in outdated:
-                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(each)))
-            (Path(runner.work_dir) / INTERRUPTED).unlink(missing_ok=True)
+            for old in [*map(self.filename_tmpl.format, outdated), INTERRUPTED]:
+                self._remove(self.file_backend.join_path(self.out_dir, old))
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
@@ -77,7 +78,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """As the parent, which removes the previous best one before it writes the new one; here after that."""
-        if not self._local:
-            return super()._save_best_checkpoint(runner, metrics)
-        with self.file_backend.removing_last():
+        outdated: list[str] = []
+        self.file_backend.remove = outdated.append
+        try:
             super()._save_best_checkpoint(runner, metrics)
+        finally:
+            del self.file_backend.remove
+        for path in outdated:
+            self._remove(path)

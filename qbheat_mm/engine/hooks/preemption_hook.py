@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from mmengine import dist
-from mmengine.hooks import Hook
+from mmengine.fileio import join_path
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
@@ -24,11 +24,12 @@ class PreemptionHook(Hook):
     """After SIGTERM, which clusters send before they reclaim a machine, end the run so that it can be resumed.
 
     The current iteration is finished, and the accumulation of gradients that it belongs to; ``interrupted.pth`` is
-    written to the work dir, and the process exits with code 143. Of several processes, one that receives SIGTERM is
-    enough: they agree every ``interval`` iterations, so that no iteration in between costs a collective operation.
+    written where the other checkpoints are, and the process exits with code 143. Of several processes, one that
+    receives SIGTERM is enough: they exchange this every ``interval`` iterations, without a collective operation in
+    between.
 
     Args:
-        interval: Iterations between two such agreements of several processes.
+        interval: Iterations between two such exchanges; a single process reacts at once.
     """
 
     priority = 'LOWEST'  # after the checkpoint that an epoch ends with
@@ -50,7 +51,7 @@ class PreemptionHook(Hook):
             self._handler = signal.signal(signal.SIGTERM, self._receive)
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
+        """Restore the previous handler."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -74,10 +75,12 @@ class PreemptionHook(Hook):
             self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     def _stop(self, runner: Runner, meta: dict) -> None:
-        runner.save_checkpoint(
-            runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='atomic')
-        )
-        path = Path(runner.work_dir) / INTERRUPTED
+        out_dir, backend_args = runner.work_dir, dict(backend='atomic')
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                out_dir, backend_args = hook.out_dir, hook.backend_args
+        runner.save_checkpoint(out_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=backend_args)
+        path = join_path(out_dir, INTERRUPTED, backend_args=backend_args)
         if dist.is_main_process():
             write_pointer(runner.work_dir, path)
         dist.barrier()
@@ -86,9 +89,9 @@ class PreemptionHook(Hook):
 
 
 def _ignore_sigterm_of_others(then: Callable[[int], None] | None, worker_id: int) -> None:
-    """In a data loader's worker: heed SIGTERM of the main process alone, which ends its workers with that signal.
+    """In a data loader's worker: react to SIGTERM of the main process alone, which ends its workers with that signal.
 
-    A signal to the whole process group must not end the workers, for which the main process waits.
+    A SIGTERM to the process group must not end the workers, because the main process still needs their batches.
     """
 
     def wait() -> None:

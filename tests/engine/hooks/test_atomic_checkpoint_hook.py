@@ -3,21 +3,15 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.models import write_images
 from helpers.runs import log_of, pretraining, same_bits
+from mmengine.logging import MessageHub, MMLogger
 
 from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.checkpoint.resume import own_checkpoints
 from qbheat_mm.engine.hooks import AtomicCheckpointHook
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
 
 
 def names(work_dir: Path) -> list[str]:
@@ -106,38 +100,33 @@ def test_a_run_killed_before_the_removal_removes_on_resume(images, tmp_path, mon
         patch.setattr(AtomicCheckpointHook, '_remove', lambda hook, path: exit(9) if 'epoch_1' in path else None)
         with pytest.raises(SystemExit):
             pretraining(tmp_path, images, dict(max_keep_ckpts=1)).train()
-    (tmp_path / 'epoch_9.pth.0a1b2c3d.partial').write_bytes(b'of a killed run')
+    for name in ('epoch_9.pth', 'last_checkpoint'):
+        (tmp_path / f'{name}.0a1b2c3d.partial').write_bytes(b'of a killed run')
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_9.pth.0a1b2c3d.partial']
     pretraining(tmp_path, images, dict(max_keep_ckpts=1), resume=True).train()
     assert names(tmp_path) == ['epoch_2.pth']
+    assert not list(tmp_path.glob('*.partial'))
 
 
-def test_the_best_checkpoint_is_replaced_after_the_new_one_is_written(tmp_path, monkeypatch):
-    """Called as the validation loop calls it, with a score that rises."""
-    from types import SimpleNamespace
-
-    from mmengine.logging import MessageHub, MMLogger
-
-    disk = Disk(tmp_path, monkeypatch)
-    hub = MessageHub.get_instance('best checkpoints')
-
-    def save_checkpoint(out_dir, filename, *args, **kwargs):
-        hook.file_backend.put(b'weights', hook.file_backend.join_path(out_dir, filename))
-
+def test_the_best_checkpoint_is_removed_after_the_new_one_is_written_and_stays_if_it_is_not(tmp_path, monkeypatch):
+    """Called as the validation loop calls it, with a score that rises, on a disk that is full in the end."""
+    disk = Disk(tmp_path, monkeypatch, full_at=3)
     runner = SimpleNamespace(
         work_dir=str(tmp_path),
-        message_hub=hub,
+        message_hub=MessageHub.get_instance('best checkpoints'),
         logger=MMLogger.get_current_instance(),
-        epoch=0,
         iter=0,
-        save_checkpoint=save_checkpoint,
+        save_checkpoint=lambda out_dir, filename, **kwargs: hook.file_backend.put(b'weights', f'{out_dir}/{filename}'),
     )
     hook = AtomicCheckpointHook(save_best='acc', rule='greater')
     hook.before_train(runner)
     for runner.epoch in (1, 2):
         hook.after_val_epoch(runner, dict(acc=runner.epoch / 10))
-    hook.after_train(runner)
     assert disk.seen == [[], ['best_acc_epoch_1.pth']]
+    assert names(tmp_path) == ['best_acc_epoch_2.pth']
+    runner.epoch = 3
+    with pytest.raises(OSError, match=r'best_acc_epoch_3\.pth" cannot be written'):
+        hook.after_val_epoch(runner, dict(acc=0.3))
     assert names(tmp_path) == ['best_acc_epoch_2.pth']
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.runs import image_loader, run_config
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -30,37 +31,29 @@ class CountingDetector(BaseModel):
         return dict(loss=self.weight * 1.0)
 
 
+def dataset_config(folder: Path, classes: tuple[str, ...]) -> dict:
+    return dict(
+        type='CocoDataset',
+        ann_file=f'{folder}/annotations/instances_train.json',
+        data_prefix=dict(img=f'{folder}/images'),
+        metainfo=dict(classes=classes),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))],
+    )
+
+
 @pytest.fixture
 def run(make_coco, tmp_path):
     make_coco()
 
     def train(num_classes=2, options=None) -> int:
-        dataset = dict(
-            type='CocoDataset',
-            data_root=str(tmp_path),
-            ann_file='annotations/instances_train.json',
-            data_prefix=dict(img='images/'),
-            metainfo=dict(classes=('cat', 'dog')),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_id',))],
-        )
-        cfg = Config(
-            dict(
-                default_scope='mmdet',
-                model=dict(type='mmengine.CountingDetector', bbox_head=dict(num_classes=num_classes)),
-                work_dir=str(tmp_path / 'work'),
-                train_dataloader=dict(
-                    batch_size=2,
-                    num_workers=0,
-                    dataset=dataset,
-                    sampler=dict(type='DefaultSampler', shuffle=False),
-                    collate_fn=dict(type='pseudo_collate'),
-                ),
-                train_cfg=dict(by_epoch=True, max_epochs=1),
-                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-                default_hooks=dict(dataset_check=dict(type='DatasetCheckHook'), checkpoint=None, logger=None),
-                experiment_name=str(tmp_path.name) + str(num_classes) + str(bool(options)),
-                log_level='ERROR',
-            )
+        loader = dict(image_loader(tmp_path, batch_size=2), collate_fn=dict(type='pseudo_collate'))
+        cfg = run_config(
+            tmp_path / 'work',
+            tmp_path,
+            default_scope='mmdet',
+            model=dict(type='mmengine.CountingDetector', bbox_head=dict(num_classes=num_classes)),
+            train_dataloader=loader | dict(dataset=dataset_config(tmp_path, ('cat', 'dog'))),
+            default_hooks=dict(dataset_check=dict(type='DatasetCheckHook'), checkpoint=None, logger=None),
         )
         cfg.merge_from_dict(options or {})
         prepare_hooks(cfg, trust=False)
@@ -91,18 +84,7 @@ def test_a_field_of_the_command_line_switches_it_off(run):
 def check_in_a_process(rank: int, folder: str) -> None:
     """Write down how the check ended in this process."""
     dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
-    cfg = Config(
-        dict(
-            train_dataloader=dict(
-                dataset=dict(
-                    type='CocoDataset',
-                    ann_file=f'{folder}/annotations/instances_train.json',
-                    data_prefix=dict(img=f'{folder}/images'),
-                    metainfo=dict(classes=('bird',)),
-                )
-            )
-        )
-    )
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset_config(folder, ('bird',)))))
     try:
         DatasetCheckHook().before_train(SimpleNamespace(cfg=cfg, logger=logging.getLogger()))
     except AnnotationError as error:
@@ -112,7 +94,7 @@ def check_in_a_process(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_all_processes_stop_together(make_coco, tmp_path):
     make_coco()
-    torch.multiprocessing.spawn(check_in_a_process, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(check_in_a_process, (str(tmp_path),), nprocs=2, start_method='fork')
     errors = [(tmp_path / f'error_{rank}').read_text() for rank in range(2)]
     assert errors[0] == errors[1]
     assert "'bird'" in errors[0]

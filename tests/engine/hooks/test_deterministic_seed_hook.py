@@ -4,17 +4,9 @@ import logging
 
 import pytest
 import torch
-from helpers.models import write_images
 from helpers.runs import At, pretraining, same_bits
 
 EVERY_ITERATION = dict(by_epoch=False, interval=1)
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
 
 
 @pytest.fixture(scope='module')

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.models import write_images
 from helpers.runs import At, log_of, pretraining, same_bits, send_sigterm
 
 from qbheat_mm.checkpoint import read_checkpoint
@@ -18,44 +18,45 @@ from qbheat_mm.engine.hooks import PreemptionHook
 from qbheat_mm.engine.hooks.preemption_hook import _ignore_sigterm_of_others
 
 
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
+@contextmanager
+def interrupted_by_sigterm():
+    """Restores the handler, as the end of the process would."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield handler
+    signal.signal(signal.SIGTERM, handler)
 
 
 def checkpoints(work_dir: Path) -> list[str]:
     return sorted(path.name for path in work_dir.glob('*.pth*'))
 
 
-def test_sigterm_keeps_the_iteration_and_ends_with_143(images, tmp_path):
+@pytest.mark.parametrize('out_dir', [None, 'elsewhere'])
+def test_sigterm_keeps_the_iteration_and_ends_with_143(images, tmp_path, out_dir):
     pretraining(tmp_path / 'whole', images).train()
-    handler = signal.getsignal(signal.SIGTERM)
-    runner = pretraining(tmp_path / 'cut', images)
-    runner.register_hook(At(6, send_sigterm))
-    with pytest.raises(SystemExit) as info:
-        runner.train()
-    signal.signal(signal.SIGTERM, handler)
+    place = tmp_path / (out_dir or '') / 'cut'  # mmengine adds the name of the work dir
+    checkpoint = dict(out_dir=str(tmp_path / out_dir)) if out_dir else {}
+    with interrupted_by_sigterm() as handler:
+        runner = pretraining(tmp_path / 'cut', images, checkpoint)
+        runner.register_hook(At(6, send_sigterm))
+        with pytest.raises(SystemExit) as info:
+            runner.train()
     assert info.value.code == 143
     assert 'SIGTERM: stopped at iteration 6, saved to' in log_of(tmp_path / 'cut')
-    assert checkpoints(tmp_path / 'cut') == ['epoch_1.pth', 'interrupted.pth']
-    content = read_checkpoint(tmp_path / 'cut' / 'interrupted.pth')
+    assert checkpoints(place) == ['epoch_1.pth', 'interrupted.pth']
+    content = read_checkpoint(place / 'interrupted.pth')
     assert content['resume_point'] == dict(done=2, batches=4)
 
-    pretraining(tmp_path / 'cut', images, resume=True).train()
+    pretraining(tmp_path / 'cut', images, checkpoint, resume=True).train()
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert checkpoints(tmp_path / 'cut') == ['epoch_1.pth', 'epoch_2.pth']
-    assert same_bits(tmp_path / 'cut' / 'epoch_2.pth', tmp_path / 'whole' / 'epoch_2.pth')
+    assert checkpoints(place) == ['epoch_1.pth', 'epoch_2.pth']
+    assert same_bits(place / 'epoch_2.pth', tmp_path / 'whole' / 'epoch_2.pth')
 
 
 def test_sigterm_waits_for_accumulated_gradients(images, tmp_path):
-    handler = signal.getsignal(signal.SIGTERM)
     runner = pretraining(tmp_path, images, optim_wrapper=dict(accumulative_counts=2))
     runner.register_hook(At(5, send_sigterm))
-    with pytest.raises(SystemExit):
+    with interrupted_by_sigterm(), pytest.raises(SystemExit):
         runner.train()
-    signal.signal(signal.SIGTERM, handler)
     assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 6
 
 

@@ -1,4 +1,4 @@
-"""What stands in the log of every run, and in TensorBoard."""
+"""The log of every run, and TensorBoard."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import ROOT, write_images
+from helpers.models import ROOT
 from helpers.runs import run_config
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -15,11 +15,10 @@ OPTION = 'visualizer.vis_backends.0.type=TensorboardVisBackend'
 
 
 @pytest.fixture
-def run(tmp_path) -> Runner:
+def run(images, tmp_path) -> Runner:
     """A finished run of two epochs with our runtime, its scalars in TensorBoard."""
     cfg = Config.fromfile(ROOT / 'configs' / '_base_' / 'default_runtime.py')
-    write_images(tmp_path / 'images', 8)
-    small = run_config(tmp_path / 'run', tmp_path / 'images', train_cfg=dict(by_epoch=True, max_epochs=2))
+    small = run_config(tmp_path, images, train_cfg=dict(by_epoch=True, max_epochs=2))
     cfg.merge_from_dict({key: value for key, value in small.items() if key != 'default_hooks'})
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
