@@ -18,7 +18,7 @@ setup-openmmlab:
 demo: setup
 	@$(BIN)/python demo/demo.py $(if $(DATA),--data "$(DATA)")
 
-# One pre-training of the smallest study, and what is measured on it.
+# One pre-training of the smallest study and its evaluations.
 smoke: setup
 	@$(BIN)/python studies/run.py studies/smoke.yaml --only 'qbheat/*'
 

@@ -13,15 +13,15 @@ def requirements(name: str) -> list[str]:
 
 
 class BuildWithConfigs(build_py):
-    """Puts what `mim` looks for into the wheel: configs, tools and the index of models, under the package's .mim."""
+    """Add configs, tools, weights and the model index to the wheel, below the package's .mim, where `mim` looks."""
 
     def run(self):
         super().run()
         if self.editable_mode:
-            return  # a checkout has them at its top
+            return  # a checkout has them beside the package
         mim = Path(self.build_lib) / 'qbheat_mm' / '.mim'
-        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
-        for name in ('configs', 'tools'):
+        shutil.rmtree(mim, ignore_errors=True)  # from an earlier build
+        for name in ('configs', 'tools', 'weights'):
             shutil.copytree(here / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
         shutil.copy(here / 'model-index.yml', mim)
 
@@ -39,8 +39,8 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['qbheat_mm', 'qbheat_mm.*']),
     cmdclass={'build_py': BuildWithConfigs},
-    # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither
-    # is a hard requirement: pick one, `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]`.
+    # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither is a
+    # hard requirement: `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]` selects one.
     install_requires=['pycocotools', 'safetensors'],
     extras_require={
         'onedl': requirements('onedl'),

@@ -1,4 +1,4 @@
-"""The whole way in minutes: pre-train, probe, detect, every stage a config run by tools/train.py.
+"""Pre-train, probe and detect in minutes: every stage is a config run by tools/train.py.
 
     python demo/demo.py [--data FOLDER_OF_CLASS_FOLDERS] [--work-dir work_dirs/demo]
 
@@ -8,213 +8,161 @@ Ends with a table, summary.json and reconstruction.png in the work dir.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from make_data import make_demo_data
+from mmengine.config import Config
+
+from qbheat_mm.apis import QBHeatInferencer
+from qbheat_mm.checkpoint import atomic_write
+from qbheat_mm.datasets.image_folder import scan_images
+from qbheat_mm.engine.schedules import epoch_options
+from qbheat_mm.visualization import draw_reconstructions
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
-VAL_EVERY = 5  # of a user's own images every fifth is for validation
-OWN_TRAIN = 1920  # the demo's own training images; fewer are seen for more epochs, so that as much is learned
+WORK_DIR = Path('work_dirs/demo')
+OWN_TRAIN = 1920  # training images of the demo itself; fewer images are trained on for more epochs
 
 
-@dataclass
-class Stage:
-    """One run of tools/train.py, and the curve it leaves."""
+def train(name: str, config: str, work_dir: Path, data: Path, options: dict) -> float:
+    """Run a config with tools/train.py in ``work_dir / name``, and print the progress.
 
-    name: str
-    config: str
-    work_dir: Path
-    data: Path
-    options: dict = field(default_factory=dict)
-    seconds: float = 0.0
+    Returns:
+        The duration in seconds.
 
-    @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint, as mmengine names it."""
-        return Path((self.work_dir / 'last_checkpoint').read_text().strip())
+    Raises:
+        SystemExit: If the run fails, with the end of its log.
+    """
+    print(f'\n== {name}: {config}', flush=True)
+    folder = work_dir / name
+    folder.mkdir(parents=True)
+    log = folder / 'train.log'
+    command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIGS / config, '--work-dir', folder]
+    if options:
+        command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+    env = dict(os.environ, DATA_ROOT=str(data), PYTHONUNBUFFERED='1')
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    start = time.monotonic()
+    with log.open('w') as file, subprocess.Popen(command, cwd=ROOT, env=env, **pipe) as process:
+        for line in process.stdout:
+            file.write(line)
+            if 'Epoch(' in line or 'qbheat_mm:' in line or 'could not be read' in line:
+                print(line.rstrip().partition(' - INFO - ')[2] or line.rstrip(), flush=True)
+    if process.returncode:
+        tail = ''.join(log.read_text().splitlines(keepends=True)[-30:])
+        sys.exit(f'{tail}\nThe stage "{name}" failed; its whole log is {log}')
+    return round(time.monotonic() - start, 1)
 
-    def run(self) -> None:
-        """Train, showing the lines of progress; the whole log lies in the work dir.
 
-        Raises:
-            SystemExit: If the run fails, after the end of its log.
-        """
-        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(CONFIGS / self.config)]
-        command += ['--work-dir', str(self.work_dir)]
-        if self.options:
-            command += ['--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
-        print(f'\n== {self.name}: {self.config}', flush=True)
-        self.work_dir.mkdir(parents=True)
-        log = self.work_dir / 'train.log'
-        env = dict(os.environ, DATA_ROOT=str(self.data), PYTHONUNBUFFERED='1')
-        start = time.monotonic()
-        with (
-            log.open('w') as file,
-            subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process,
-        ):
-            for line in process.stdout:
-                file.write(line)
-                if 'Epoch(' in line or 'qbheat_mm:' in line or 'could not be read' in line:
-                    print(line.rstrip().partition(' - INFO - ')[2] or line.rstrip(), flush=True)
-        self.seconds = time.monotonic() - start
-        if process.returncode:
-            tail = ''.join(log.read_text().splitlines(keepends=True)[-30:])
-            sys.exit(f'{tail}\nThe stage "{self.name}" failed; its whole log is {log}')
-
-    def curve(self, key: str) -> list[float]:
-        """The values of a metric over the run, from mmengine's scalars."""
-        (scalars,) = self.work_dir.glob('*/vis_data/scalars.json')
-        records = (json.loads(line) for line in scalars.read_text().splitlines())
-        return [record[key] for record in records if key in record]
+def curve(folder: Path, key: str) -> list[float]:
+    """The values of a metric over a run, from mmengine's scalars."""
+    (scalars,) = folder.glob('*/vis_data/scalars.json')
+    records = map(json.loads, scalars.read_text().splitlines())
+    return [record[key] for record in records if key in record]
 
 
 def split_folder(source: Path, out: Path) -> None:
-    """Link a folder of class folders into ``out/train`` and ``out/val``.
+    """Link a folder of class folders into ``out/train`` and ``out/val``; every fifth image is for validation.
 
     Raises:
-        SystemExit: If there is nothing to train on.
+        SystemExit: If there is nothing to train a probe on.
     """
-    from qbheat_mm.datasets.image_folder import find_images
-
     if not source.is_dir():
         sys.exit(f'There is no folder "{source}" (DATA).')
     classes = sorted(entry for entry in source.iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        sys.exit(f'"{source}" holds {len(classes)} class folders; the probe needs two or more.')
     for folder in classes:
-        files = find_images(folder)
+        files = scan_images(folder)
         if len(files) < 2:
             sys.exit(f'The class folder "{folder}" holds {len(files)} images; training and validation need 2.')
         for i, path in enumerate(files):
-            split = 'val' if i % VAL_EVERY == VAL_EVERY - 1 or (len(files) < VAL_EVERY and i == 0) else 'train'
-            link = out / split / folder.name / f'{i:06d}{path.suffix}'
+            link = out / ('train' if i % 5 else 'val') / folder.name / f'{i:06d}{path.suffix}'
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
-    if len(classes) < 2:
-        sys.exit(f'"{source}" holds {len(classes)} class folders; the probe needs two or more.')
 
 
 def stretch_schedule(config: str, factor: int) -> dict:
-    """Options that make a config train ``factor`` times as many epochs, and validate as often."""
-    from mmengine.config import Config
-
-    from qbheat_mm.engine.schedules import epoch_options
-
+    """Options for training ``factor`` times as many epochs with as many validations."""
     cfg = Config.fromfile(CONFIGS / config)
-    return epoch_options(cfg, cfg.train_cfg.max_epochs * factor) | {
-        'train_cfg.val_interval': cfg.train_cfg.val_interval * factor
-    }
+    options = epoch_options(cfg, cfg.train_cfg.max_epochs * factor)
+    return options | {'train_cfg.val_interval': cfg.train_cfg.val_interval * factor}
 
 
-def draw_reconstruction(pretrain: Stage, out: Path) -> None:
-    """Reconstruct validation images of every class with the trained model."""
-    from qbheat_mm.apis import QBHeatInferencer
-    from qbheat_mm.visualization import draw_reconstructions
-
-    folders = sorted((pretrain.data / 'val').iterdir())[:8]
-    images = [sorted(folder.iterdir())[-1] for folder in folders]
-    inferencer = QBHeatInferencer(str(CONFIGS / pretrain.config), str(pretrain.checkpoint), device='cpu')
-    draw_reconstructions(inferencer.reconstruct(images), rows=(len(images) + 1) // 2).save(out)
-
-
-def summarize(stages: dict[str, Stage], num_classes: int) -> dict:
-    """Every figure, as measured."""
-    masked = stages['pretrain'].curve('reconstruction/masked_loss')
+def summarize(work_dir: Path, num_classes: int, seconds: dict[str, float]) -> dict:
+    """All results, by stage."""
+    masked = curve(work_dir / 'pretrain', 'reconstruction/masked_loss')
     return dict(
         pretrain=dict(
             loss_first=masked[0],
             loss_last=masked[-1],
-            loss_constant=stages['pretrain'].curve('reconstruction/constant_loss')[-1],
+            loss_constant=curve(work_dir / 'pretrain', 'reconstruction/constant_loss')[-1],
         ),
         linear_probe=dict(
-            top1=stages['probe'].curve('accuracy/top1')[-1],
-            top1_random_backbone=stages['probe_random'].curve('accuracy/top1')[-1],
+            top1=curve(work_dir / 'probe', 'accuracy/top1')[-1],
+            top1_random_backbone=curve(work_dir / 'probe_random', 'accuracy/top1')[-1],
             top1_chance=100 / num_classes,
         ),
-        detection=dict(
-            bbox_mAP=stages['detection'].curve('coco/bbox_mAP')[-1],
-            bbox_mAP_50=stages['detection'].curve('coco/bbox_mAP_50')[-1],
-        ),
-        seconds={name: round(stage.seconds, 1) for name, stage in stages.items()},
+        detection={key: curve(work_dir / 'detection', f'coco/{key}')[-1] for key in ('bbox_mAP', 'bbox_mAP_50')},
+        seconds=seconds,
     )
-
-
-def print_table(summary: dict) -> None:
-    """The summary, for people."""
-    loss, probe, detection = summary['pretrain'], summary['linear_probe'], summary['detection']
-    rows = (
-        ('masked loss on validation images', f'{loss["loss_first"]:.3f} -> {loss["loss_last"]:.3f}'),
-        ('  the best constant per patch', f'{loss["loss_constant"]:.3f}'),
-        ('linear probe, top-1 %', f'{probe["top1"]:.1f}'),
-        ('  on a random backbone', f'{probe["top1_random_backbone"]:.1f}'),
-        ('  by chance', f'{probe["top1_chance"]:.1f}'),
-        ('detection on the frozen backbone, COCO AP', f'{detection["bbox_mAP"]:.3f}'),
-        ('  AP50', f'{detection["bbox_mAP_50"]:.3f}'),
-        ('seconds', ', '.join(f'{name} {seconds:.0f}' for name, seconds in summary['seconds'].items())),
-    )
-    print()
-    for label, value in rows:
-        print(f'{label:<44}{value}')
 
 
 def main() -> None:
     """Run all stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, help='your own images, in class folders, to pre-train and probe with')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='is emptied first')
+    parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
+    parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
-    shutil.rmtree(work_dir, ignore_errors=True)
-    work_dir.mkdir(parents=True)
+    if work_dir == WORK_DIR.resolve():
+        shutil.rmtree(work_dir, ignore_errors=True)
+    elif work_dir.exists():
+        parser.error(f'"{work_dir}" exists; name another folder or remove it.')
 
     print('== data: crops of the photographs that scikit-image bundles', flush=True)
-    from make_data import make_demo_data
-
-    make_demo_data(work_dir / 'data')
     images = work_dir / 'data'
+    make_demo_data(images)
     if args.data:
         images = work_dir / 'own_images'
         split_folder(args.data, images)
     num_classes = len(list((images / 'train').iterdir()))
     stretch = max(1, round(OWN_TRAIN / len(list((images / 'train').glob('*/*')))))
+    seconds = {}
 
-    stages: dict[str, Stage] = {}
-
-    def run(name: str, config: str, data: Path, **options) -> None:
-        options = {key.replace('__', '.'): value for key, value in options.items()}
+    def run(name: str, config: str, options: dict, data: Path = images) -> None:
         if data == images and stretch > 1:
-            options |= stretch_schedule(config, stretch)
-        stages[name] = Stage(name, config, work_dir / name, data, options)
-        stages[name].run()
+            options = options | stretch_schedule(config, stretch)
+        seconds[name] = train(name, config, work_dir, data, options)
 
-    run('pretrain', 'qbheat_mobile-former-52m_demo.py', images)
-    backbone = stages['pretrain'].checkpoint
-    classes = dict(model__head__num_classes=num_classes, model__data_preprocessor__num_classes=num_classes)
-    run(
-        'probe',
-        'linear_mobile-former-52m_demo.py',
-        images,
-        model__backbone__init_cfg__checkpoint=backbone,
-        **classes,
-    )
-    run('probe_random', 'linear_mobile-former-52m-random_demo.py', images, **classes)
-    run(
-        'detection',
-        'dino_mobile-former-52m-frozen-whitened_demo.py',
-        work_dir / 'data',
-        model__backbone__init_cfg__checkpoint=backbone,
-    )
+    pretraining = 'qbheat_mobile-former-52m_demo.py'
+    run('pretrain', pretraining, {})
+    checkpoint = (work_dir / 'pretrain' / 'last_checkpoint').read_text().strip()
+    backbone = {'model.backbone.init_cfg.checkpoint': checkpoint}
+    classes = {'model.head.num_classes': num_classes, 'model.data_preprocessor.num_classes': num_classes}
+    run('probe', 'linear_mobile-former-52m_demo.py', backbone | classes)
+    run('probe_random', 'linear_mobile-former-52m-random_demo.py', classes)
+    run('detection', 'dino_mobile-former-52m-frozen-whitened_demo.py', backbone, work_dir / 'data')
 
-    draw_reconstruction(stages['pretrain'], work_dir / 'reconstruction.png')
-    summary = summarize(stages, num_classes)
-    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
-    print_table(summary)
+    samples = [sorted(folder.iterdir())[-1] for folder in sorted((images / 'val').iterdir())[:8]]
+    reconstructions = QBHeatInferencer(str(CONFIGS / pretraining), checkpoint, device='cpu').reconstruct(samples)
+    content = io.BytesIO()
+    draw_reconstructions(reconstructions, rows=(len(samples) + 1) // 2).save(content, 'PNG')
+    atomic_write(work_dir / 'reconstruction.png', content.getvalue())
+    summary = summarize(work_dir, num_classes, seconds)
+    atomic_write(work_dir / 'summary.json', (json.dumps(summary, indent=2) + '\n').encode())
+    print()
+    for stage, results in summary.items():
+        for key, value in results.items():
+            print(f'{stage:<16}{key:<24}{value:>8.3f}')
     print(f'\nwrote {work_dir}/summary.json and {work_dir}/reconstruction.png')
 
 

@@ -1,6 +1,6 @@
-"""Mends for the packages this project stands on, each with what it mends and since when.
+"""Patches for the packages this project depends on, each with the versions that need it.
 
-Every function here has no effect where its fault is absent. Nothing else in the project patches anybody.
+A patch has no effect where the fault is absent. No other module patches a package.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_packages() -> None:
 
 
 class _MissingOps(ModuleType):
-    """Stands in for ``mmcv._ext``; every op of it raises when called."""
+    """Placeholder for ``mmcv._ext``; each of its ops raises when called."""
 
     def __getattr__(self, name: str):
         if name.startswith('__'):
@@ -63,39 +63,38 @@ class _MissingOps(ModuleType):
 
 
 def provide_mmcv_ops() -> None:
-    """Let ``import mmdet.models`` work without mmcv's compiled ops.
+    """Make ``import mmdet.models`` work without mmcv's compiled ops; compiled ops are left alone.
 
-    mmcv loads its extension when ``mmcv.ops`` is imported, and mmdet imports that everywhere; the DETR family
-    needs none of it (mmcv-lite 2.1.0, onedl-mmcv 2.3.6; open-mmlab/mmcv#3319). Compiled ops are left alone.
+    mmdet imports ``mmcv.ops`` everywhere, which loads the extension; the DETR family needs none of it (mmcv-lite
+    2.1.0, onedl-mmcv 2.3.6; open-mmlab/mmcv#3319).
     """
     if 'mmcv._ext' in sys.modules or find_spec('mmcv._ext') is not None:
         return
-    stand_in = _MissingOps('mmcv._ext')
-    stand_in.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine calls find_spec on the name
-    sys.modules['mmcv._ext'] = stand_in
+    placeholder = _MissingOps('mmcv._ext')
+    placeholder.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine calls find_spec on the name
+    sys.modules['mmcv._ext'] = placeholder
 
 
 def has_compiled_ops() -> bool:
-    """Whether mmcv's real extension is there, not the stand-in."""
+    """Whether mmcv's extension is installed, not the placeholder."""
     provide_mmcv_ops()
     return not isinstance(sys.modules.get('mmcv._ext'), _MissingOps)
 
 
 def use_pytorch_deformable_attention() -> bool:
-    """Let multi-scale deformable attention run on a GPU without mmcv's compiled ops.
+    """Run multi-scale deformable attention on a GPU without mmcv's compiled ops, with one warning that it is slower.
 
-    mmcv 2.1.0 and onedl-mmcv 2.3.6 hold the same attention in plain PyTorch, and take it on a CPU, but call the
-    compiled op wherever the values lie on a GPU. Here the op's place is taken by that function, which says so once.
+    mmcv 2.1.0 and onedl-mmcv 2.3.6 include the same attention in plain PyTorch, but use it on a CPU only.
 
     Returns:
-        Whether it had to be replaced.
+        Whether the op was replaced.
     """
     if has_compiled_ops():
         return False
     from mmcv.ops import multi_scale_deform_attn as module
 
     class PyTorchAttention:
-        """Called as mmcv calls the autograd function of the op."""
+        """The interface of the op's autograd function."""
 
         @staticmethod
         def apply(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step):
@@ -110,7 +109,7 @@ def use_pytorch_deformable_attention() -> bool:
 
 @cache
 def warn_of_slow_attention() -> None:
-    """Say once that the slower way is taken."""
+    """Warn once that the slower implementation is used."""
     from mmengine.logging import print_log
 
     print_log(
@@ -122,13 +121,13 @@ def warn_of_slow_attention() -> None:
 
 
 def disable_multimodal_models() -> bool:
-    """Keep mmpretrain's multimodal models from breaking ``import mmpretrain.models`` under transformers >= 5.
+    """Make ``import mmpretrain.models`` work with transformers >= 5.
 
-    mmpretrain 1.2.0 and onedl-mmpretrain 1.3.6 subclass names that transformers 5 removed, whenever transformers
-    and pycocotools are both installed.
+    mmpretrain 1.2.0's and onedl-mmpretrain 1.3.6's multimodal models subclass names that transformers 5 removed.
+    They are imported if transformers and pycocotools are both installed.
 
     Returns:
-        Whether they had to be switched off.
+        Whether they were disabled.
     """
     try:
         major = int(version('transformers').split('.')[0])
@@ -141,26 +140,26 @@ def disable_multimodal_models() -> bool:
     if not dependency.WITH_MULTIMODAL:
         return False
     dependency.WITH_MULTIMODAL = False
-    print("qbheat_mm: mmpretrain's multimodal models are switched off, they need transformers < 5.", file=sys.stderr)
+    print("qbheat_mm: mmpretrain's multimodal models are disabled; they need transformers < 5.", file=sys.stderr)
     return True
 
 
-class _HueTurn(float):
-    """A share of the color circle that times 255 is a whole number from 0 to 255."""
+class _HueFactor(float):
+    """A hue factor whose product with 255 is an integer from 0 to 255."""
 
     def __mul__(self, steps: int) -> int:
         return int(float(self) * steps) % 256
 
 
-def turn_hues_down() -> bool:
-    """Let ColorJitter turn hues in both directions under NumPy 2.
+def allow_negative_hue_factors() -> bool:
+    """Make ColorJitter shift hues in both directions with NumPy 2.
 
-    mmcv 2.1.0's adjust_hue takes ``np.uint8(hue_factor * 255)``, which NumPy 2 refuses for negative factors, so that
-    MoCo-v2's augmentation stops with an OverflowError. onedl-mmcv 2.3.6 wraps the number around, as here
+    mmcv 2.1.0's adjust_hue calls ``np.uint8(hue_factor * 255)``, an OverflowError with NumPy 2 where the factor is
+    negative, as in MoCo-v2's augmentation. onedl-mmcv 2.3.6 wraps the number around, as here
     (VBTI-development/onedl-mmcv#41).
 
     Returns:
-        Whether it had to be replaced.
+        Whether the function was replaced.
     """
     import mmcv
     import numpy as np
@@ -172,7 +171,7 @@ def turn_hues_down() -> bool:
 
         @wraps(original)
         def adjust_hue(img, hue_factor, backend=None):
-            return original(img, _HueTurn(hue_factor), backend)
+            return original(img, _HueFactor(hue_factor), backend)
 
         mmcv.adjust_hue = mmcv.image.adjust_hue = adjust_hue
         return True
@@ -180,21 +179,24 @@ def turn_hues_down() -> bool:
 
 
 def apply() -> None:
-    """Check the packages and apply every mend that they need."""
+    """Check the packages and apply every patch that they need."""
     check_packages()
-    turn_hues_down()
+    allow_negative_hue_factors()
     provide_mmcv_ops()
     use_pytorch_deformable_attention()
     disable_multimodal_models()
 
 
-def in_force() -> list[str]:
-    """The mends that this environment needed, after ``import qbheat_mm``."""
+def applied_patches() -> list[str]:
+    """The patches that this environment needed, after ``import qbheat_mm``."""
+    import mmcv
     from mmpretrain.utils import dependency
 
-    mends = []
+    patches = []
     if not has_compiled_ops():
-        mends.append('a stand-in for the compiled ops of mmcv, and deformable attention in plain PyTorch')
+        patches.append('a placeholder for the compiled ops of mmcv, and deformable attention in plain PyTorch')
     if find_spec('transformers') is not None and not dependency.WITH_MULTIMODAL:
-        mends.append("mmpretrain's multimodal models are switched off")
-    return mends
+        patches.append("mmpretrain's multimodal models are disabled")
+    if hasattr(mmcv.adjust_hue, '__wrapped__'):
+        patches.append('negative hue factors with NumPy 2')
+    return patches

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.coco import make_coco  # noqa: F401  a fixture
 from helpers.models import load_script, write_images
+from helpers.probes import probe_data  # noqa: F401  a fixture
 from mmengine.registry import DefaultScope, init_default_scope
 
 import qbheat_mm  # noqa: F401

@@ -67,7 +67,7 @@ def test_a_gpu_without_compiled_ops_gives_what_a_cpu_gives(attention, pretend_gp
 
 
 @pytest.mark.skipif(compat.has_compiled_ops(), reason='the compiled op is there')
-def test_without_the_mend_it_is_an_error(attention, pretend_gpu, monkeypatch):
+def test_without_the_patch_it_is_an_error(attention, pretend_gpu, monkeypatch):
     class Original(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):

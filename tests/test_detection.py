@@ -140,7 +140,7 @@ def test_the_readmes_whitening_is_the_configs(tmp_path):
     ours = read('conditional-detr_mobile-former-285m-frozen-whitened_1xb16-50e_coco-people320-person')
     cfg = readme_config('Whitening', tmp_path / 'mine.py')
     assert cfg.model.neck == ours.model.neck
-    assert cfg.custom_hooks == ours.custom_hooks
+    assert cfg.default_hooks == ours.default_hooks
 
 
 def test_the_readmes_config_for_own_data_follows_the_data(make_coco, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, and every command in it runs or says what it needs."""
+"""The documentation: links, anchors, paths and options exist, and the commands of docs/ run."""
 
 import os
 import re
@@ -8,51 +8,65 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.models import ROOT
-from PIL import Image
+from helpers.models import ROOT, write_images
 
 import qbheat_mm
 
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
-MARKDOWN = [ROOT / 'README.md', *PAGES, ROOT / 'studies' / 'README.md', *sorted((ROOT / 'configs').glob('*/README.md'))]
-# What tools/train.py gets besides, so that a command of hours takes seconds.
-LITTLE = 'train_cfg.max_epochs=6 train_dataloader.batch_size=4 train_dataloader.num_workers=0'
+
+def git(*arguments: str) -> list[str]:
+    return subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+
+
+TRACKED = [name for name in git('ls-files') if (ROOT / name).is_file()]
+MARKDOWN = [name for name in TRACKED if name.endswith('.md') and name != 'CHANGELOG.md']
+PAGES = sorted(Path(name).name for name in MARKDOWN if name.startswith('docs/'))
+
+# Fields that tools/train.py gets in front of a command's own, so that hours become seconds.
+SHORT = ['train_cfg.max_epochs=6', 'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0']
 SHIM = f"""#!{sys.executable}
 import os, sys
 arguments = sys.argv[1:]
 if arguments[0] == 'tools/train.py':
-    arguments += ([] if '--cfg-options' in arguments else ['--cfg-options']) + '{LITTLE}'.split()
-    if '--cfg-options' in sys.argv:  # what follows it belongs to it
-        at = arguments.index('--cfg-options')
-        rest = [each for each in arguments[at + 1 :] if each.startswith('--')]
-        assert not rest, rest
+    arguments += [] if '--cfg-options' in arguments else ['--cfg-options']
+    at = arguments.index('--cfg-options') + 1
+    arguments[at:at] = {SHORT}
 os.execv({sys.executable!r}, [{sys.executable!r}, *arguments])
 """
+# Class names of 0.1.0.
+OLD_NAMES = (
+    'PixelHead|PixelDecoder|MultiRateHead|MultiRateAccuracy|MultiRateConstructor|TrainableParamsConstructor|'
+    'FeatureInput|FolderDataset|FastRandomResizedCrop|CocoBoxMetric|SafeCheckpointHook|CheckpointGuardHook|DrawsHook|'
+    'FiniteLossHook|CheckClassesHook|CheckDatasetHook|CheckQueueHook|ValidateFirstHook'
+)
 
 
-def commands(page: Path) -> list[tuple[str, str]]:
+def commands(page: str) -> list[tuple[str, str]]:
     """The page's shell blocks: what each needs, '' where it runs anywhere, and its text."""
-    return re.findall(r'^```bash ?([^\n]*)\n(.*?)^```', page.read_text(), re.M | re.S)
+    return re.findall(r'^```bash ?([^\n]*)\n(.*?)^```', (ROOT / page).read_text(), re.M | re.S)
 
 
 def heading_anchors(page: Path) -> set[str]:
     """As GitHub makes them."""
     headings = re.findall(r'^#+ (.*)$', page.read_text(), re.M)
-    return {
-        re.sub(r'[^\w\- ]', '', re.sub(r'`', '', heading)).strip().lower().replace(' ', '-') for heading in headings
-    }
+    return {re.sub(r'[^\w\- ]', '', heading).strip().lower().replace(' ', '-') for heading in headings}
 
 
-@pytest.mark.parametrize('page', MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
-        if target.startswith(('http', 'mailto')):
-            continue
+@pytest.mark.parametrize('page', MARKDOWN)
+def test_links_anchors_paths_and_options_exist(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r'\]\((?!http)([^)\s]+)\)', text):
         name, _, anchor = target.partition('#')
-        path = (page.parent / name).resolve() if name else page
-        assert path.exists(), f'{page.name} links to {target}'
-        if anchor:
-            assert anchor in heading_anchors(path), f'{page.name} links to {target}'
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in heading_anchors(path), target
+    folders = 'configs|demo|docs|qbheat_mm|requirements|studies|tests|tools|weights'
+    for path, end in re.findall(rf'(?<![\w/.$-])((?:{folders})/[\w./-]*)([$*{{<]?)', text):
+        known = path.rpartition('/')[0] if end or '...' in path else path.rstrip('.')
+        assert (ROOT / known).exists() or path.endswith('/mine.py'), path
+    for _, block in commands(page):
+        for script, rest in re.findall(r'((?:tools|studies|demo)/\S+\.py)([^\n;|]*)', block.replace('\\\n', ' ')):
+            known = (ROOT / script).read_text() + "'--help'"
+            assert all(f"'{option}'" in known for option in re.findall(r' (--[a-z][\w-]*)', rest)), rest
 
 
 def test_citation_is_of_this_version():
@@ -61,32 +75,45 @@ def test_citation_is_of_this_version():
     assert '2211.13228' in citation['references'][0]['url']
 
 
+def test_the_index_names_every_page():
+    index = re.findall(r'\((\w+\.md)\)', (ROOT / 'docs' / 'README.md').read_text())
+    assert sorted([*index, 'README.md']) == PAGES
+
+
+def test_only_the_changelog_has_the_vocabulary_of_0_1_0():
+    others = ['--', '.', ':!CHANGELOG.md', ':!tests/test_docs.py', ':!tests/data']
+    assert git('grep', '-Iil', 'picture', *others) == []
+    assert git('grep', '-InwE', OLD_NAMES, *others) == []
+
+
+def test_troubleshooting_quotes_messages_of_the_sources():
+    ours = [name for name in TRACKED if re.match(r'(qbheat_mm|tools)/.*\.(py|sh)$', name)]
+    text = ''.join((ROOT / name).read_text() for name in ours)
+    text = re.sub(r"'\n\s*f?'", '', text).replace("\\'", "'")  # strings continued on the next line
+    theirs = ('libGL', 'mmcv._ext', 'torchvision::nms', 'pkg_resources', 'registry', 'OneDL', 'out of range')
+    rows = re.findall(r'^\| `([^`]+)` \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.M)
+    assert len(rows) > 20
+    assert [row for row in rows if row not in text and not any(word in row for word in theirs)] == []
+
+
 @pytest.fixture(scope='module')
-def sandbox(tmp_path_factory):
+def sandbox(tmp_path_factory) -> Path:
     """The project's tracked files, with images and annotations as the pages name them."""
     folder = tmp_path_factory.mktemp('project')
-    files = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
-    for name in filter(None, files):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(ROOT / name)
-    for split in ('photos/cat', 'photos/dog', 'voc/JPEGImages', 'yolo/images'):
-        for i in range(10):
-            path = folder / split / f'{i}.jpg'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((160, 140), 80).convert('RGB').save(path)
-            if split.startswith('voc'):
-                xml = folder / 'voc/Annotations' / f'{i}.xml'
-                xml.parent.mkdir(exist_ok=True)
-                box = '<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>70</ymax></bndbox>'
-                xml.write_text(
-                    f'<annotation><filename>{i}.jpg</filename><size><width>160</width><height>140</height></size>'
-                    f'<object><name>dog</name>{box}</object></annotation>'
-                )
-            if split.startswith('yolo'):
-                label = folder / 'yolo/labels' / f'{i}.txt'
-                label.parent.mkdir(exist_ok=True)
-                label.write_text('1 0.5 0.5 0.4 0.4\n')
+    for name in TRACKED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    for i, name in enumerate(('photos/cat', 'photos/dog', 'voc/JPEGImages', 'yolo/images')):
+        images = write_images(folder / name, 10, size=160, seed=i)
+    box = '<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>70</ymax></bndbox>'
+    for labels in ('voc/Annotations', 'yolo/labels'):
+        (folder / labels).mkdir()
+    for path in images:
+        (folder / 'yolo/labels' / f'{path.stem}.txt').write_text('1 0.5 0.5 0.4 0.4\n')
+        (folder / 'voc/Annotations' / f'{path.stem}.xml').write_text(
+            f'<annotation><filename>{path.name}</filename><size><width>160</width><height>160</height></size>'
+            f'<object><name>dog</name>{box}</object></annotation>'
+        )
     shim = folder / 'bin' / 'python'
     shim.parent.mkdir()
     shim.write_text(SHIM)
@@ -98,32 +125,10 @@ def sandbox(tmp_path_factory):
 def test_commands_run(sandbox):
     """Page by page in the order of the index, each in one shell, with schedules cut short."""
     path = f'{sandbox / "bin"}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(sandbox))
     for name in re.findall(r'\]\((\w+\.md)\)', (ROOT / 'docs' / 'README.md').read_text()):
-        script = 'set -e\n' + ''.join(text for needs, text in commands(ROOT / 'docs' / name) if not needs)
+        script = 'set -e\n' + ''.join(text for needs, text in commands(f'docs/{name}') if not needs)
         done = subprocess.run(
-            ['bash', '-c', script],
-            cwd=sandbox,
-            env=dict(os.environ, PATH=path, PYTHONPATH=str(sandbox)),
-            capture_output=True,
-            text=True,
-            timeout=1200,
-            check=False,
+            ['bash', '-c', script], cwd=sandbox, env=env, capture_output=True, text=True, timeout=1200
         )
         assert not done.returncode, f'{name}:\n{(done.stdout + done.stderr)[-4000:]}'
-
-
-def test_the_index_names_every_page():
-    index = (ROOT / 'docs' / 'README.md').read_text()
-    assert {f'({page.name})' for page in PAGES} - {'(README.md)'} == set(re.findall(r'\(\w+\.md\)', index))
-
-
-def test_messages_are_those_of_the_sources():
-    """What the page on troubleshooting quotes of ours is said somewhere."""
-    ours = [*(ROOT / 'qbheat_mm').rglob('*.py'), *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').glob('*.sh')]
-    text = ''.join(path.read_text() for path in ours)
-    text = re.sub(r"'\n\s*f?'", '', text).replace("\\'", "'")  # strings that go on in the next line
-    theirs = ('libGL', 'mmcv._ext', 'torchvision::nms', 'pkg_resources', 'registry', 'OneDL', 'out of range')
-    rows = re.findall(r'^\| `([^`]+)` \|', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.M)
-    assert len(rows) > 20
-    missing = [row for row in rows if row not in text and not any(word in row for word in theirs)]
-    assert not missing

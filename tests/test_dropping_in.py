@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -11,61 +9,56 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.coco import write_coco
-from helpers.models import ROOT, build_qbheat, qbheat_config, write_images
+from helpers.coco import detection_pipeline, write_coco
+from helpers.models import build_qbheat, qbheat_config, write_images
+from helpers.runs import image_loader, run, write_config
 
-PRETRAINING = """
-_base_ = '{base}mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
-custom_imports = dict(imports=['qbheat_mm'], allow_failed_imports=False)
-model = dict(_delete_=True, **{model})
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=64),
-    dict(type='QuarterMask'),
-    dict(type='PackInputs', meta_keys=('img_path', 'visible_origin')),
-]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=1,
-    # `mmpretrain::` writes a _scope_ into the inherited one, which mmengine hands on to the function
-    collate_fn=dict(_delete_=True, type='default_collate'),
-    dataset=dict(_delete_=True, type='ImageFolderDataset', data_root='{data}', with_label=False, pipeline=pipeline),
-)
-train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), logger=dict(interval=1))
-custom_hooks = [dict(type='PlainCheckpointHook')]
-"""
+OURS = dict(imports=['qbheat_mm'], allow_failed_imports=False)
+CHECKPOINT = dict(by_epoch=False, interval=2)
 
-DETECTION = """
-_base_ = '{base}detr/detr_r50_8xb2-150e_coco.py'
-custom_imports = dict(imports=['qbheat_mm'], allow_failed_imports=False)
-model = dict(
-    backbone=dict(
+
+def pretraining(photos: Path) -> dict:
+    """On mmpretrain's MoCo-v2."""
+    dataset = dict(image_loader(photos)['dataset'], _delete_=True)
+    return dict(
+        custom_imports=OURS,
+        model=dict(qbheat_config(), _delete_=True),
+        # `mmpretrain::` writes a _scope_ into the inherited collate_fn, which mmengine hands on to the function
+        train_dataloader=dict(
+            batch_size=4, num_workers=1, collate_fn=dict(_delete_=True, type='default_collate'), dataset=dataset
+        ),
+        train_cfg=dict(_delete_=True, by_epoch=False, max_iters=2),
+        default_hooks=dict(
+            checkpoint=CHECKPOINT, logger=dict(interval=1), plain_checkpoint=dict(type='PlainCheckpointHook')
+        ),
+    )
+
+
+def detection(coco: Path, checkpoint: Path) -> dict:
+    """On mmdet's DETR."""
+    backbone = dict(
         _delete_=True,
         type='mmpretrain.MobileFormer',
-        arch={arch},
+        arch=qbheat_config()['backbone']['arch'],
         output_stride=16,
         frozen_stages=4,
-        init_cfg=dict(type='Pretrained', checkpoint='{checkpoint}', prefix='backbone.'),
-    ),
-    neck=dict(in_channels=[20]),
-    encoder=dict(num_layers=1),
-    decoder=dict(num_layers=1),
-)
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-loader = dict(batch_size=2, num_workers=1, dataset=dict(data_root='{data}/', pipeline=pipeline))
-train_dataloader = loader
-val_dataloader = loader
-val_evaluator = dict(ann_file='{data}/annotations/instances_val2017.json')
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2), logger=dict(interval=1))
-custom_hooks = [dict(type='mmpretrain.PlainCheckpointHook')]
-"""
+        init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.'),
+    )
+    dataset = dict(data_root=f'{coco}/', pipeline=detection_pipeline(96))
+    loader = dict(batch_size=2, num_workers=1, dataset=dataset)
+    return dict(
+        custom_imports=OURS,
+        model=dict(
+            backbone=backbone, neck=dict(in_channels=[20]), encoder=dict(num_layers=1), decoder=dict(num_layers=1)
+        ),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=dict(ann_file=f'{coco}/annotations/instances_val2017.json'),
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2),
+        default_hooks=dict(
+            checkpoint=CHECKPOINT, logger=dict(interval=1), plain_checkpoint=dict(type='mmpretrain.PlainCheckpointHook')
+        ),
+    )
 
 
 def installed_configs(package: str) -> str:
@@ -96,26 +89,16 @@ def command(tool: str, package: str) -> list[str]:
     return [str(mim), 'train', names.get(package, package)]
 
 
-def train(command: list[str], folder: Path, *options: str) -> str:
+def train(command: list[str], folder: Path) -> str:
     """Train with the config in ``folder`` from another working directory; the output."""
     elsewhere = folder / 'elsewhere'
     elsewhere.mkdir()
-    done = subprocess.run(
-        [*command, '../mine/config.py', '--work-dir', 'run', *options],
-        cwd=elsewhere,
-        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    return run(*command, '../mine/config.py', '--work-dir', 'run', cwd=elsewhere, CUDA_VISIBLE_DEVICES='-1')
 
 
-def write_config(folder: Path, text: str) -> None:
+def mine(folder: Path) -> Path:
     (folder / 'mine').mkdir()
-    (folder / 'mine' / 'config.py').write_text(text)
+    return folder / 'mine'
 
 
 EVERY_WAY = pytest.mark.parametrize(
@@ -130,7 +113,8 @@ EVERY_WAY = pytest.mark.parametrize(
 def test_qbheat_in_an_mmpretrain_tree(tool, by_name, tmp_path):
     write_images(tmp_path / 'photos', 8)
     base = 'mmpretrain::' if by_name else installed_configs('mmpretrain')
-    write_config(tmp_path, PRETRAINING.format(base=base, model=qbheat_config(), data=tmp_path / 'photos'))
+    config = f'{base}mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
+    write_config(mine(tmp_path), config, **pretraining(tmp_path / 'photos'))
     output = train(command(tool, 'mmpretrain'), tmp_path)
     assert 'Epoch(train) [1][2/2]' in output
     saved = torch.load(tmp_path / 'elsewhere' / 'run' / 'iter_2.pth', weights_only=True)
@@ -143,13 +127,9 @@ def test_a_pretrained_backbone_in_an_mmdet_tree(tool, by_name, tmp_path):
     pytest.importorskip('mmdet')
     model = build_qbheat()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'pretrained.pth')
-    text = DETECTION.format(
-        base='mmdet::' if by_name else installed_configs('mmdet'),
-        arch=qbheat_config()['backbone']['arch'],
-        checkpoint=tmp_path / 'pretrained.pth',
-        data=write_coco(tmp_path / 'coco'),
-    )
-    write_config(tmp_path, text)
+    config = f'{"mmdet::" if by_name else installed_configs("mmdet")}detr/detr_r50_8xb2-150e_coco.py'
+    coco = write_coco(tmp_path / 'coco')
+    write_config(mine(tmp_path), config, **detection(coco, tmp_path / 'pretrained.pth'))
     output = train(command(tool, 'mmdet'), tmp_path)
     assert 'coco/bbox_mAP' in output
     saved = torch.load(tmp_path / 'elsewhere' / 'run' / 'iter_2.pth', weights_only=True)

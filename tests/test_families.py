@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.coco import write_coco
-from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
+from helpers.coco import detection_pipeline, write_coco
+from helpers.models import ROOT, qbheat_config, write_images
+from helpers.runs import image_loader, run, write_config
 
 ENVIRONMENTS = dict(onedl=ROOT / '.venv', openmmlab=ROOT / '.venv-openmmlab')
 
-PRETRAINING = """
-_base_ = ['{root}/configs/_base_/default_runtime.py']
-model = {model}
-train_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageFolderDataset', data_root='photos', with_label=False, pipeline={pipeline}))
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-default_hooks = dict(logger=dict(interval=1))
-"""
-
-DETECTION = """
-_base_ = ['{root}/configs/detection/detr_mobile-former-285m-frozen_8xb2-150e_coco.py']
-model = dict(
-    backbone=dict(arch='52m', output_stride=16, frozen_stages=4, init_cfg=None),
-    neck=dict(in_channels=[96]),
-    encoder=dict(num_layers=1),
-    decoder=dict(num_layers=1),
+LOADER = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=detection_pipeline(96)))
+PRETRAINING = dict(
+    model=qbheat_config(),
+    train_dataloader=image_loader('photos'),
+    optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+    train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+    default_hooks=dict(logger=dict(interval=1)),
 )
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline))
-train_dataloader = loader
-val_dataloader = loader
-train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(logger=dict(interval=1))
-"""
+DETR = f'{ROOT}/configs/detection/detr_mobile-former-285m-frozen_8xb2-150e_coco.py'
+DETECTION = dict(
+    model=dict(
+        backbone=dict(arch='52m', output_stride=16, frozen_stages=4, init_cfg=None),
+        neck=dict(in_channels=[96]),
+        encoder=dict(num_layers=1),
+        decoder=dict(num_layers=1),
+    ),
+    train_dataloader=LOADER,
+    val_dataloader=LOADER,
+    train_cfg=dict(max_epochs=1, val_interval=1),
+    default_hooks=dict(logger=dict(interval=1)),
+)
 
 
 def train(family: str, folder: Path, epochs: int, *options: str) -> dict:
     """Train on that family up to an epoch; the checkpoint that it wrote, and how often each parameter was updated."""
-    done = subprocess.run(
-        [
-            *(ENVIRONMENTS[family] / 'bin' / 'python', ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'run'),
-            *(*options, '--cfg-options', f'train_cfg.max_epochs={epochs}'),
-        ],
-        cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', DATA_ROOT='coco', CUDA_VISIBLE_DEVICES='-1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    command = (ENVIRONMENTS[family] / 'bin' / 'python', ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'run')
+    options += ('--cfg-options', f'train_cfg.max_epochs={epochs}')
+    run(*command, *options, cwd=folder, DATA_ROOT='coco', CUDA_VISIBLE_DEVICES='-1')
     return torch.load(folder / 'run' / f'epoch_{epochs}.pth', weights_only=True)
 
 
@@ -71,13 +50,12 @@ def test_a_run_goes_on_on_the_other_family(first, second, task, tmp_path):
     missing = [str(folder) for folder in ENVIRONMENTS.values() if not (folder / '.complete').is_file()]
     if missing:
         pytest.skip(f'needs both environments, `make setup` and `make test-openmmlab`; not there: {missing}')
+    write_images(tmp_path / 'photos', 8)
+    write_coco(tmp_path / 'coco')
     if task == 'pretraining':
-        write_images(tmp_path / 'photos', 8)
-        config = PRETRAINING.format(root=ROOT, model=qbheat_config(), pipeline=PIPELINE)
+        write_config(tmp_path, **PRETRAINING)
     else:
-        write_coco(tmp_path / 'coco')
-        config = DETECTION.format(root=ROOT)
-    (tmp_path / 'config.py').write_text(config)
+        write_config(tmp_path, DETR, **DETECTION)
 
     before = train(first, tmp_path, 1)
     after = train(second, tmp_path, 2, '--resume')

@@ -1,5 +1,5 @@
-# What every run of this project shares. `custom_imports` registers its components, so that these configs also run
-# under the packages' own tools.
+# The runtime of every config. `custom_imports` registers the components of this project, so that the configs also run
+# under the tools of mmpretrain and mmdet.
 custom_imports = dict(imports=['qbheat_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -8,20 +8,18 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
+    preemption=dict(type='PreemptionHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    draws=dict(type='DeterministicSeedHook'),
+    seed=dict(type='DeterministicSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
-    # reads checkpoints without executing anything in them; trust=True is for raw files of stock mmengine runs
-    checkpoint_guard=dict(type='CheckpointGuardHook', trust=False),
-    check_classes=dict(type='ClassCheckHook'),
+    class_check=dict(type='ClassCheckHook'),
     effective_batch=dict(type='EffectiveBatchHook'),
     throughput=dict(type='ThroughputHook'),
+    # Checkpoints are loaded without executing code in them; trust=True is for pickled files of stock mmengine runs.
+    plain_checkpoint=dict(type='PlainCheckpointHook'),
+    invalid_loss=dict(type='InvalidLossHook'),
+    skipped_images=dict(type='SkippedImagesHook'),
 )
-custom_hooks = [
-    dict(type='PlainCheckpointHook'),
-    dict(type='InvalidLossHook'),
-    dict(type='SkippedImagesHook'),
-]
 
 env_cfg = dict(
     cudnn_benchmark=False,
@@ -34,5 +32,5 @@ log_processor = dict(type='LogProcessor', window_size=50)
 log_level = 'INFO'
 load_from = None
 resume = False
-# All draws follow from it: a resumed run goes on as the interrupted one would have.
+# All randomness is derived from the seed, so a resumed run repeats the uninterrupted one.
 randomness = dict(seed=0, diff_rank_seed=True)

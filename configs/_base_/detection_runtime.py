@@ -1,13 +1,11 @@
-# default_runtime.py for MMDetection's classes.
+# default_runtime.py for mmdet's classes.
 _base_ = './default_runtime.py'
 
 default_scope = 'mmdet'
 default_hooks = dict(
     visualization=dict(_delete_=True, type='DetVisualizationHook'),
-    # off: --cfg-options default_hooks.check_dataset.enabled=False
-    check_dataset=dict(type='DatasetCheckHook'),
+    dataset_check=dict(type='DatasetCheckHook'),
 )
-custom_hooks = [dict(type='PlainCheckpointHook'), dict(type='InvalidLossHook')]
 visualizer = dict(
     _delete_=True, type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer'
 )

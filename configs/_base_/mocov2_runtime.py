@@ -1,4 +1,4 @@
-# default_runtime.py, and a check of the queue before the first iteration.
+# default_runtime.py with a check of the queue length before the first iteration.
 _base_ = './default_runtime.py'
 
-default_hooks = dict(check_queue=dict(type='QueueCheckHook'))
+default_hooks = dict(queue_check=dict(type='QueueCheckHook'))

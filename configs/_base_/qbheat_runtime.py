@@ -1,9 +1,4 @@
-# default_runtime.py and what a QB-Heat pre-training logs besides.
+# default_runtime.py with the statistics of the heat equation's generators in the log.
 _base_ = './default_runtime.py'
 
-custom_hooks = [
-    dict(type='PlainCheckpointHook'),
-    dict(type='InvalidLossHook'),
-    dict(type='SkippedImagesHook'),
-    dict(type='HeatStatisticsHook'),
-]
+default_hooks = dict(heat_statistics=dict(type='HeatStatisticsHook'))

@@ -1,4 +1,4 @@
-# The same probe without augmentation, whose features need computing only once: tools/train.py --cache-features.
+# The same probe without augmentation, so that features can be cached: tools/train.py CONFIG --cache-features FOLDER.
 _base_ = './mobile-former-285m_1xb128-linear-coslr-20e_imagenette.py'
 
 train_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline))

@@ -2,4 +2,4 @@
 _base_ = './mobile-former-285m_1xb128-tran-1-coslr-20e_imagenette.py'
 
 model = dict(neck=[dict(type='Whitening', in_channels=[160])])
-custom_hooks = [*_base_.custom_hooks, dict(type='WhiteningHook')]
+default_hooks = dict(whitening=dict(type='WhiteningHook'))

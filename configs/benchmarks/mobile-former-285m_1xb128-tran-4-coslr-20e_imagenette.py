@@ -1,13 +1,4 @@
-# Four transformer blocks and a linear classifier; the backbone is any checkpoint's:
-#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
-_base_ = [
-    '../_base_/models/tran-1_mobile-former-285m.py',
-    '../_base_/datasets/imagenette_bs128_probe.py',
-    '../_base_/schedules/imagenette_tran_adamw_coslr_20e.py',
-    '../_base_/default_runtime.py',
-]
+# Four transformer blocks instead of one.
+_base_ = './mobile-former-285m_1xb128-tran-1-coslr-20e_imagenette.py'
 
-model = dict(
-    data_preprocessor=dict(num_classes=_base_.num_classes),
-    head=dict(num_classes=_base_.num_classes, depth=4),
-)
+model = dict(head=dict(depth=4))

@@ -1,5 +1,4 @@
-# Linear probes without the BatchNorm before them. Features keep their scale, which differs between pre-trainings, so
-# that one learning rate for all would not be fair: a wide sweep.
+# Linear probes without BatchNorm. Features keep their scale, which differs between pre-trainings, hence the wide sweep:
 #   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
 _base_ = './mobile-former-285m_8xb128-linear-coslr-90e_in1k.py'
 

@@ -1,4 +1,4 @@
-# One transformer block and a linear classifier; the backbone is any checkpoint's:
+# Probe with one transformer block and a linear classifier on the backbone in a checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
 _base_ = [
     '../_base_/models/tran-1_mobile-former-285m.py',

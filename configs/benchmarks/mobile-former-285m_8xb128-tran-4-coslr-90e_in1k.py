@@ -1,10 +1,4 @@
-# Four transformer blocks and a linear classifier; the backbone is any checkpoint's:
-#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
-_base_ = [
-    '../_base_/models/tran-1_mobile-former-285m.py',
-    '../_base_/datasets/imagenet_bs128_probe.py',
-    '../_base_/schedules/tran_adamw_coslr_90e.py',
-    '../_base_/default_runtime.py',
-]
+# Four transformer blocks instead of one.
+_base_ = './mobile-former-285m_8xb128-tran-1-coslr-90e_in1k.py'
 
 model = dict(head=dict(depth=4))

@@ -1,4 +1,4 @@
-# Linear probe; the backbone is any checkpoint's:
+# Linear probe of the backbone in a checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
 _base_ = [
     '../_base_/models/linear_mobile-former-294m.py',

@@ -1,4 +1,4 @@
-# Fine-tuning; the backbone is any checkpoint's:
+# Fine-tuning of the backbone in a checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
 _base_ = [
     '../_base_/models/ft_mobile-former-52m.py',

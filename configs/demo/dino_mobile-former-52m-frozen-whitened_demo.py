@@ -1,5 +1,5 @@
-# The same on whitened features.
+# The same detector on whitened features.
 _base_ = './dino_mobile-former-52m-frozen_demo.py'
 
 model = dict(neck=[dict(type='mmpretrain.Whitening', in_channels=[96]), _base_.model.neck])
-custom_hooks = [*_base_.custom_hooks, dict(type='WhiteningHook')]
+default_hooks = dict(whitening=dict(type='WhiteningHook'))

@@ -1,7 +1,7 @@
-# The demo's detector: a small DINO on the frozen backbone of the pre-training. Of mmdet's DETR family it is the one
-# that learns from hundreds of images within minutes: proposals from every position, and denoising.
+# The detector of the demo: a small DINO on the pre-trained, frozen backbone. It is the detector of mmdet's DETR family
+# that learns from hundreds of images within minutes, because of its proposals at every position and its denoising.
 _base_ = [
-    '../_base_/schedules/detr_adamw_150e.py',
+    '../_base_/schedules/detr_adamw_50e.py',
     '../_base_/detection_runtime.py',
 ]
 

@@ -1,4 +1,4 @@
-# The demo's linear probe on the frozen backbone of the pre-training:
+# The linear probe of the demo, on the pre-trained, frozen backbone:
 #   --cfg-options model.backbone.init_cfg.checkpoint=...
 _base_ = [
     '../_base_/models/linear_mobile-former-52m.py',

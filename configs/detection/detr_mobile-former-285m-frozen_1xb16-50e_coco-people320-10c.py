@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/detection_runtime.py',
 ]
 model = dict(bbox_head=dict(num_classes=_base_.num_classes))
-# meant to take about ten minutes on one modern GPU; that is not measured
+# intended for about ten minutes on one modern GPU; not measured
 train_cfg = dict(val_interval=10)

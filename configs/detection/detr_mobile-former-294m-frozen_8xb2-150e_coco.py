@@ -1,8 +1,4 @@
-# DETR on a frozen backbone; which pre-training is one field:
-#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/.../epoch_200.pth
-_base_ = [
-    '../_base_/models/detr_mobile-former-294m-frozen.py',
-    '../_base_/datasets/coco_detr.py',
-    '../_base_/schedules/detr_adamw_150e.py',
-    '../_base_/detection_runtime.py',
-]
+# The published 294m layout with its last stage at stride 16.
+_base_ = './detr_mobile-former-285m-frozen_8xb2-150e_coco.py'
+
+model = dict(backbone=dict(arch='294m', output_stride=16, frozen_stages=4), neck=dict(in_channels=[192]))

@@ -1,6 +1,5 @@
-_base_ = [
-    '../_base_/models/dino_mobile-former-285m-frozen.py',
-    '../_base_/datasets/coco_detr.py',
-    '../_base_/schedules/detr_adamw_24e.py',
-    '../_base_/detection_runtime.py',
-]
+_base_ = './dino-4scale_mobile-former-285m-frozen_8xb2-12e_coco.py'
+
+max_epochs = 24
+param_scheduler = [dict(_base_.param_scheduler[0], end=max_epochs, milestones=[20])]
+train_cfg = dict(max_epochs=max_epochs)

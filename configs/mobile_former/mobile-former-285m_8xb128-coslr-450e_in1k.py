@@ -1,4 +1,4 @@
-# The encoder of QB-Heat, trained with labels by the recipe of 294m.
+# The encoder of QB-Heat, supervised, with the recipe of 294m.
 _base_ = [
     '../_base_/models/mobile-former-294m.py',
     '../_base_/datasets/imagenet_bs128_mobile_former.py',

@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# At stride 16, as the self-supervised ones, so that all are probed alike.
+# Output stride 16, as in self-supervised pre-training, so that the same probes apply.
 model = dict(
     backbone=dict(arch='52m', output_stride=16),
     head=dict(num_classes=_base_.num_classes, in_channels=96, token_dims=128, hidden_channels=1024, dropout=0.2),

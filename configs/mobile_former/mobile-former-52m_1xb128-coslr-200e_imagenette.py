@@ -1,15 +1,9 @@
-_base_ = [
-    '../_base_/models/mobile-former-294m.py',
-    '../_base_/datasets/imagenette_bs128_probe.py',
-    '../_base_/schedules/imagenette_adamw_coslr_200e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './mobile-former-52m_1xb128-coslr-12e_imagenette.py'
 
-# At stride 16, as the self-supervised ones, so that all are probed alike.
-model = dict(
-    backbone=dict(arch='52m', output_stride=16),
-    head=dict(num_classes=_base_.num_classes, in_channels=96, token_dims=128, hidden_channels=1024, dropout=0.2),
-)
-data_preprocessor = dict(num_classes=_base_.num_classes)
-val_cfg = dict()
-test_cfg = dict()
+max_epochs = 200
+warmup_epochs = 5
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup_epochs),
+    dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
+]
+train_cfg = dict(max_epochs=max_epochs)

@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/models/mocov2_mobile-former-285m.py',
-    '../_base_/datasets/imagenette_bs128_mocov2.py',
-    '../_base_/schedules/imagenette_adamw_coslr_200e.py',
-    '../_base_/mocov2_runtime.py',
-]
+_base_ = './mocov2_mobile-former-52m_1xb128-coslr-200e_imagenette.py'
 
-# A dataset of ten thousand images wants a smaller queue and a faster key encoder.
-model = dict(queue_len=4096, momentum=0.01)
+model = dict(backbone=dict(arch='285m'), neck=dict(in_channels=160))

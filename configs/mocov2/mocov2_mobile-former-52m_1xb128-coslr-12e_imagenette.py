@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/mocov2_runtime.py',
 ]
 
-# A dataset of ten thousand images wants a smaller queue and a faster key encoder.
+# A smaller queue and a faster key encoder for a dataset of ten thousand images.
 model = dict(queue_len=4096, momentum=0.01)

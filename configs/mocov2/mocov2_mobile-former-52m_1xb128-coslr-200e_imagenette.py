@@ -1,9 +1,9 @@
-_base_ = [
-    '../_base_/models/mocov2_mobile-former-52m.py',
-    '../_base_/datasets/imagenette_bs128_mocov2.py',
-    '../_base_/schedules/imagenette_adamw_coslr_200e.py',
-    '../_base_/mocov2_runtime.py',
-]
+_base_ = './mocov2_mobile-former-52m_1xb128-coslr-12e_imagenette.py'
 
-# A dataset of ten thousand images wants a smaller queue and a faster key encoder.
-model = dict(queue_len=4096, momentum=0.01)
+max_epochs = 200
+warmup_epochs = 5
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup_epochs),
+    dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
+]
+train_cfg = dict(max_epochs=max_epochs)

@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# Tiny's first three stages, the third at stride 16; the map, and not its average, is what gets normalized.
+# The first three stages of ConvNeXt-tiny, the third at stride 16; the final norm applies to the map, not its average.
 model = dict(
     backbone=dict(
         _delete_=True,

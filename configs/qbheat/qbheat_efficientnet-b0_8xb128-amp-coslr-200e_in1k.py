@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# The last stage at stride 16. mmpretrain's EfficientNet has no option to leave out those after it: they run, unused.
+# The last stage at stride 16. mmpretrain's EfficientNet cannot leave out the stages after it: they run unused.
 model = dict(
     backbone=dict(_delete_=True, type='EfficientNet', arch='b0', out_indices=(4,)),
     neck=dict(in_channels=112),

@@ -1,6 +1,9 @@
-_base_ = [
-    '../_base_/models/qbheat_mobile-former-285m.py',
-    '../_base_/datasets/imagenet_bs128_qbheat.py',
-    '../_base_/schedules/adamw_coslr_400e.py',
-    '../_base_/qbheat_runtime.py',
+_base_ = './qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py'
+
+max_epochs = 400
+warmup_epochs = 20
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup_epochs),
+    dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
 ]
+train_cfg = dict(max_epochs=max_epochs)

@@ -1,5 +1,5 @@
-# The same pre-training, watched: k-NN accuracy before it and every second epoch. No label is learned from.
-_base_ = ['./qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py']
+# The same pre-training with k-NN accuracy before it and after every second epoch. Labels are used for evaluation only.
+_base_ = './qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py'
 
 data_root = '{{$DATA_ROOT:data/imagenette}}'
 pipeline = [
@@ -9,12 +9,11 @@ pipeline = [
     dict(type='PackInputs'),
 ]
 dataset = dict(type='ImageFolderDataset', data_root=data_root, test_mode=True, pipeline=pipeline)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(
+default_hooks = dict(
+    knn=dict(
         type='KnnHook',
         bank=dict(data_prefix='train', **dataset),
         queries=dict(data_prefix='val', **dataset),
         interval=2,
     ),
-]
+)

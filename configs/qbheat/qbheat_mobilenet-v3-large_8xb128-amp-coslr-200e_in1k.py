@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# The last layer at stride 16. mmpretrain's MobileNetV3 has no option to leave out those after it: they run, unused.
+# The last layer at stride 16. mmpretrain's MobileNetV3 cannot leave out the layers after it: they run unused.
 model = dict(
     backbone=dict(_delete_=True, type='MobileNetV3', arch='large', out_indices=(12,)),
     neck=dict(in_channels=112),

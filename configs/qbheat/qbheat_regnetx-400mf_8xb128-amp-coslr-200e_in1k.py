@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# All four stages; without the last one's stride their weights fit the ordinary RegNet, at stride 16.
+# All four stages, the last one with stride 1, so the output stride is 16 and the weights fit the original RegNet.
 model = dict(
     backbone=dict(_delete_=True, type='RegNet', arch='regnetx_400mf', strides=(2, 2, 2, 1)),
     neck=dict(in_channels=384),

@@ -5,8 +5,8 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
-# Tiny's first three stages, the third at stride 16. A quarter of 112 px gives maps of 28, 14 and 7: whole windows of 7,
-# so neither padding (pad_small_map) nor, without an absolute position embedding, any resizing takes place.
+# The first three stages of Swin-tiny, the third at stride 16. A quarter of 112 px gives maps of 28, 14 and 7, multiples
+# of the window size 7, so nothing is padded (pad_small_map).
 model = dict(
     backbone=dict(
         _delete_=True,

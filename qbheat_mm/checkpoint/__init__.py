@@ -11,6 +11,7 @@ from .loading import (
     read_state_dict,
     select_prefix,
 )
+from .publishing import publish
 
 __all__ = [
     'TRUST_HELP',
@@ -22,6 +23,7 @@ __all__ = [
     'guard_init_cfg',
     'load_pretrained',
     'pick_state_dict',
+    'publish',
     'read_checkpoint',
     'read_state_dict',
     'select_prefix',

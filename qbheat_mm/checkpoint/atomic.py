@@ -1,8 +1,11 @@
-"""Files that are there whole or not at all, and how to tell."""
+"""Atomic writes of files and folders, and a check of checkpoint files for damage."""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -11,96 +14,109 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-PARTIAL = '.partial'
+PARTIAL = f'.{"[0-9a-f]" * 8}.partial'  # pattern of the ending of temporary names
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
 
 
 def atomic_write(path: str | Path, content: bytes) -> None:
-    """Write to a file beside ``path`` and rename it, so that ``path`` always holds the old content or the new.
+    """Write a temporary file beside ``path`` and rename it: ``path`` holds the old content or the new, never a part.
 
     Raises:
-        OSError: If the disk is full, or refuses otherwise; the partial file is removed and an old one is left.
+        OSError: If the disk is full, or refuses otherwise; the temporary file is removed, an old file is left as it is.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without the content
-        partial.replace(path)
+        try:
+            with partial.open('xb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name without the content
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise OSError(
-            error.errno,
-            f'"{path}" cannot be written ({error.strerror}). Nothing of it was left, and the files that were there '
-            'before are whole. Once there is room, go on with --resume.',
+            error.errno, f'"{path}" cannot be written ({error.strerror}). Files that were there before are unchanged.'
         ) from error
 
 
 @contextmanager
-def atomic_dir(target: str | Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside ``target`` and rename it at the end; an error removes it and leaves ``target``.
+def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill, renamed to ``path`` at the end and removed after any error.
+
+    Temporary folders that killed processes left of the same ``path`` are removed first.
 
     Args:
-        target: The folder to write.
-        replace: Remove an existing ``target`` before the renaming.
+        path: The folder to make.
+        replace: Whether an existing folder is replaced.
+
+    Raises:
+        FileExistsError: If ``path`` exists and is not to be replaced.
     """
-    target = Path(target)
-    partial = target.with_name(target.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
+    path = Path(path)
+    if path.exists() and not replace:
+        raise FileExistsError(f'"{path}" exists already; name another folder, or remove it.')
+    for left in path.parent.glob(glob.escape(path.name) + PARTIAL):
+        with suppress(OSError), _lock(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left)
+    partial = temporary_path(path)
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
+        with _lock(partial):
+            yield partial
         if replace:
-            shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the process ends; yields False if another process holds the lock, or there are no locks."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(number)
 
 
 def damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file; None where every byte is as it was written.
+    """Describe the damage of a checkpoint file; None if every byte is as it was written.
 
-    Nothing in it is unpickled: PyTorch's files are zip archives, with a checksum for each entry (which torch.load does
-    not compare).
+    Nothing is unpickled: PyTorch's files are zip archives with a checksum for each entry, which torch.load ignores.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return f'{Path(path).stat().st_size} bytes, no whole archive: {error}'
+        return f'{Path(path).stat().st_size} bytes, no complete archive: {error}'
     return f'the checksum of its entry {broken} is wrong' if broken else None
 
 
-@register_backend('whole_files')
-class WholeFilesBackend(LocalBackend):
-    """mmengine's backend for local files, by :func:`atomic_write`."""
-
-    def __init__(self) -> None:
-        self._removals: list[str] | None = None
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """mmengine's backend for local files, for checkpoints: writes with :func:`atomic_write`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write whole or not at all."""
-        atomic_write(filepath, obj)
+        """Write atomically.
 
-    def remove(self, filepath: str | Path) -> None:
-        """Remove, or within :meth:`removing_last` remember to."""
-        if self._removals is None:
-            super().remove(filepath)
-        else:
-            self._removals.append(str(filepath))
-
-    @contextmanager
-    def removing_last(self) -> Iterator[None]:
-        """Remove at the end, and nothing after an error, what is removed within."""
-        self._removals = []
+        Raises:
+            OSError: If the disk is full, with the remedy.
+        """
         try:
-            yield
-            removals = self._removals
-        finally:
-            self._removals = None
-        for path in removals:
-            super().remove(path)
+            atomic_write(filepath, obj)
+        except OSError as error:
+            raise OSError(error.errno, f'{error.strerror} Free disk space, then continue with --resume.') from error

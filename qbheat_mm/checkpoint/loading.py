@@ -1,8 +1,8 @@
-"""Reading weights: safely (nothing is executed) and strictly (every key arrives, or it says which did not).
+"""Safe and strict loading of weights: no code in a file is executed, and every key must fit.
 
 An address of a checkpoint is a file, an http(s) address or a name in mmengine's model zoos (``torchvision://...``).
-Behind ``plain://`` mmengine's own loaders read it as this module does, so a Runner or a ``Pretrained`` initializer can
-be given a guarded address, and nothing of mmengine is replaced. ``trusted://`` lets code in the file run.
+Behind ``plain://`` mmengine's loaders read it with this module, so a Runner or a ``Pretrained`` initializer takes a
+guarded address, and nothing of mmengine is replaced. ``trusted://`` allows code in the file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
+from ..text import join_names
+
 PLAIN, TRUSTED = 'plain://', 'trusted://'
-TRUST_HELP = 'let code in the checkpoint run, as a raw file of a stock mmengine run needs; only for files you trust'
+TRUST_HELP = 'allow code in the checkpoint, which raw files of stock mmengine runs need; only for files that you trust'
 
 
 class CheckpointError(RuntimeError):
@@ -29,18 +31,18 @@ class CheckpointError(RuntimeError):
 
 
 def guard(address: str | Path, trust: bool = False) -> str:
-    """The address as mmengine's loaders should be given it: read by this module, with nothing executed.
+    """The address with which mmengine's loaders read the file through this module.
 
     Args:
         address: Left as it is where it is guarded already.
-        trust: Let code in the file run.
+        trust: Allow code in the file.
     """
     address = str(address)
     return address if address.startswith((PLAIN, TRUSTED)) else (TRUSTED if trust else PLAIN) + address
 
 
 def bare(address: str | Path) -> str:
-    """The address as people wrote it."""
+    """The address without its guard."""
     return str(address).removeprefix(PLAIN).removeprefix(TRUSTED)
 
 
@@ -56,7 +58,7 @@ def guard_init_cfg(node, trust: bool = False) -> None:
 
 
 def find_file(address: str) -> Path:
-    """The local file of an address; what lies elsewhere is downloaded into torch's hub folder, as mmengine does.
+    """The local file of an address; other stores are downloaded into torch's hub folder, as mmengine does.
 
     Raises:
         CheckpointError: If there is no such file or name.
@@ -123,9 +125,9 @@ def read_checkpoint(address: str | Path) -> dict:
     except pickle.UnpicklingError as error:
         reason = str(error).partition('WeightsUnpickler error: ')[2].splitlines() or ['it is not a torch file']
         raise CheckpointError(
-            f'"{address}" is not a file of plain weights ({reason[0]}); nothing in it was executed. If you trust '
-            'whoever made it (raw files of stock mmengine runs need it, for their HistoryBuffer): --trust-checkpoint, '
-            'or make a plain file of it once with tools/model_converters/publish_model.py --whole --trust-checkpoint.'
+            f'"{address}" is not a file of plain weights ({reason[0]}); nothing in it was executed. If you trust its '
+            'source (raw files of stock mmengine runs need it, for their HistoryBuffer), pass --trust-checkpoint, or '
+            'convert it once with tools/model_converters/publish_model.py --whole --trust-checkpoint.'
         ) from error
     except Exception as error:  # torch's reader meets broken bytes with whatever they lead to
         raise CheckpointError(
@@ -155,7 +157,7 @@ def load_from_plain(filename: str, map_location=None) -> dict:
     content = read_checkpoint(filename)
     if isinstance(content.get('meta'), dict) and content['meta'].pop('config', None) is not None:
         print_log(
-            f'{bare(filename)}: the config text in it is not executed (--trust-checkpoint would).',
+            f'{bare(filename)}: the config text in it is not executed (--trust-checkpoint would execute it).',
             logger='current',
             level=logging.WARNING,
         )
@@ -191,10 +193,6 @@ def pick_state_dict(content: dict, path: str | Path) -> dict[str, Tensor]:
             f'"{bare(path)}" holds no weights; its fields are {", ".join(map(str, content)) or "none"}.'
         )
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
-
-
-def _shorten(keys: list[str], limit: int = 8) -> str:
-    return ', '.join(keys[:limit]) + (f' and {len(keys) - limit} more' if len(keys) > limit else '')
 
 
 def select_prefix(state_dict: dict[str, Tensor], prefix: str, source: str | Path) -> dict[str, Tensor]:
@@ -240,7 +238,7 @@ def load_pretrained(module: nn.Module, checkpoint: str | Path | None, prefix: st
         if key in own and value.shape != own[key].shape
     ]
     problems = [
-        f'{kind}: {_shorten(keys)}'
+        f'{kind}: {join_names(keys)}'
         for kind, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes))
         if keys
     ]

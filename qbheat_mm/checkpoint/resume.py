@@ -1,4 +1,4 @@
-"""Which checkpoint a run starts or goes on from: a whole one, read without executing anything in it."""
+"""Which checkpoint a run starts or resumes from: a complete one, read without executing anything in it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
-from .atomic import damage
+from .atomic import atomic_write, damage
 from .loading import CheckpointError, bare, guard
 
 POINTER = 'last_checkpoint'  # mmengine's name of the file that names the checkpoint to resume from
-INTERRUPTED = 'interrupted.pth'  # what SIGTERM leaves
+INTERRUPTED = 'interrupted.pth'  # written after SIGTERM
 OWN = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
 
 
 def choose_checkpoint(load_from: str | None, resume: bool, work_dir: str | Path, trust: bool = False) -> str | None:
     """What a run loads or resumes from, guarded as :func:`qbheat_mm.checkpoint.guard` does.
 
-    To resume without naming a file takes the work dir's last checkpoint, or where that is damaged the newest whole
-    one; the damaged ones are named in the log.
+    Without the name of a file, the run resumes from the work dir's last checkpoint, or where that is damaged from the
+    newest complete one; the damaged ones are named in the log.
 
     Args:
         load_from: As the config has it, or None.
-        resume: Whether the run goes on, rather than begins with these weights.
+        resume: Whether the run is resumed, rather than started with these weights.
         work_dir: The run's own folder.
-        trust: Let code in the file run.
+        trust: Allow code in the file.
 
     Returns:
         None where there is nothing to load.
@@ -37,13 +37,18 @@ def choose_checkpoint(load_from: str | None, resume: bool, work_dir: str | Path,
     if not resume:
         return guard(load_from, trust) if load_from else None
     if load_from is None:
-        load_from = _last_whole(work_dir)
+        load_from = _last_complete(work_dir)
         print_log(f'Resuming from the last checkpoint in {work_dir}: {load_from or "none yet"}', logger='current')
     elif Path(bare(load_from)).is_file() and (reason := damage(bare(load_from))):
-        whole = next((path for path in own_checkpoints(work_dir) if not damage(path)), None)
-        remedy = f'Resume from "{whole}".' if whole else f'There is no whole one in "{work_dir}".'
+        complete = next((path for path in own_checkpoints(work_dir) if not damage(path)), None)
+        remedy = f'Resume from "{complete}".' if complete else f'There is no complete one in "{work_dir}".'
         raise CheckpointError(f'The checkpoint "{bare(load_from)}" is damaged ({reason}). {remedy}')
     return guard(load_from, trust) if load_from else None
+
+
+def write_pointer(work_dir: str | Path, checkpoint: str | Path) -> None:
+    """Name the checkpoint to resume from in mmengine's ``last_checkpoint``."""
+    atomic_write(Path(work_dir) / POINTER, str(checkpoint).encode())
 
 
 def own_checkpoints(work_dir: str | Path) -> list[Path]:
@@ -60,8 +65,8 @@ def own_checkpoints(work_dir: str | Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path == last, path.stat().st_mtime_ns), reverse=True)
 
 
-def _last_whole(work_dir: str | Path) -> str | None:
-    """The first of a run's own checkpoints that is whole; those before it are named in the log."""
+def _last_complete(work_dir: str | Path) -> str | None:
+    """The first of a run's own checkpoints that is complete; those before it are named in the log."""
     reasons = []
     for path in own_checkpoints(work_dir):
         reason = damage(path)
@@ -71,6 +76,6 @@ def _last_whole(work_dir: str | Path) -> str | None:
         print_log(f'{reasons[-1]}: not resumed from.', logger='current', level=logging.WARNING)
     if reasons:
         raise CheckpointError(
-            f'There is nothing whole to resume from: {"; ".join(reasons)}. Start over without --resume.'
+            f'There is no complete checkpoint to resume from: {"; ".join(reasons)}. Start over without --resume.'
         )
     return find_latest_checkpoint(str(work_dir))  # on another store than the local disk, if anywhere

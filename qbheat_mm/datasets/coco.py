@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.fileio import load
@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoint import atomic_write
-from .image_folder import find_images
+from ..text import join_names
+from .image_folder import scan_images
 from .transforms.loading import is_transposed
 
 ROUNDING = 0.01  # tolerance in pixels below which a box is not counted as clipped
@@ -20,12 +21,6 @@ ROUNDING = 0.01  # tolerance in pixels below which a box is not counted as clipp
 
 class AnnotationError(ValueError):
     """An annotation file that is missing, malformed, or lacks what the caller asks for."""
-
-
-def shorten(names: Iterable, limit: int = 5) -> str:
-    """The first ``limit`` names, comma-separated, and the number of the others."""
-    names = list(map(str, names))
-    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 
 def load_coco(ann_file: str | Path) -> dict:
@@ -69,7 +64,7 @@ def read_classes(ann_file: str | Path, only: str | Sequence[str] = 'all') -> tup
     categories = load_coco(ann_file)['categories']
     names = tuple(category.get('name') if isinstance(category, dict) else None for category in categories)
     if unnamed := [i for i, name in enumerate(names) if not isinstance(name, str) or not name]:
-        raise AnnotationError(f'"{ann_file}": categories number {shorten(unnamed, 20)} have no "name".')
+        raise AnnotationError(f'"{ann_file}": categories number {join_names(unnamed, 20)} have no "name".')
     if only == 'all':
         return names
     wanted = [name.strip() for name in only.split(',')] if isinstance(only, str) else list(only)
@@ -109,7 +104,7 @@ def index_images(folder: str | Path) -> dict[Path, Path]:
         AnnotationError: If there is none, or two differ only in the extension.
     """
     images = {}
-    for path in find_images(folder):
+    for path in scan_images(folder):
         key = path.relative_to(folder).with_suffix('')
         if key in images:
             raise AnnotationError(f'"{images[key]}" and "{path}" differ only in the extension; which is annotated?')

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from .coco import AnnotationError, load_coco, read_size, shorten
+from ..text import join_names
+from .coco import AnnotationError, load_coco, read_size
 from .transforms.loading import ORIENTATION
 
 # Large datasets contain a few such boxes; a larger share points to a mistake in the file.
@@ -52,7 +53,7 @@ def _finding(names: Iterable, text: str, total: int | None = None, limit: int = 
     """A message with the number of names and the first of them; no message without names."""
     names = list(map(_printable, names))
     count = len(names) if total is None else f'{len(names)} of {total}'
-    return [f'{count} {text}: {shorten(dict.fromkeys(names), limit)}'] if names else []
+    return [f'{count} {text}: {join_names(dict.fromkeys(names), limit)}'] if names else []
 
 
 def _repeated(values: Iterable) -> list:
@@ -114,12 +115,12 @@ def _check_classes(coco: dict, classes: Sequence[str] | None, report: Report) ->
     report.errors += _finding(_repeated(classes), 'classes occur more than once in metainfo.classes')
     if missing := [repr(name) for name in classes if name not in names]:
         (text,) = _finding(missing, 'classes of the config are no categories of the file', len(classes))
-        available = shorten((_printable(repr(name)) for name in names), 20)
+        available = join_names((_printable(repr(name)) for name in names), 20)
         report.errors.append(f'{text}. The file has {available}. Set metainfo.classes')
     elif list(classes) != (ordered := [name for name in names if name in classes]):
         report.errors.append(
             "the classes of the config are in another order than the file's categories, by which mmdet numbers its "
-            f'labels, so names would be mixed up: write {shorten((_printable(repr(name)) for name in ordered), 20)}'
+            f'labels, so names would be mixed up: write {join_names((_printable(repr(name)) for name in ordered), 20)}'
         )
     surplus = [repr(name) for name in names if name not in classes]
     report.warnings += _finding(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from .coco import shorten
+from ..text import join_names
 from .coco_validation import Report, check_coco
 
 
@@ -86,7 +86,7 @@ def check_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test'), 
     if not checked:
         report.warnings.append('no COCO dataset in ' + ', '.join(f'{split}_dataloader' for split in splits))
     if len(classes_of) > 1:
-        named = (f'{split} has {shorten(map(repr, classes), 20)}' for classes, split in classes_of.items())
+        named = (f'{split} has {join_names(map(repr, classes), 20)}' for classes, split in classes_of.items())
         report.errors.append(f'the datasets have different classes: {"; ".join(named)}')
     return report
 
@@ -110,7 +110,7 @@ def check_classes(train: BaseDataset, val: BaseDataset, num_classes: int | None 
         missing = dict(
             train=[name for name in others if name not in classes], val=[name for name in classes if name not in others]
         )
-        differences = '; '.join(f'{where} lacks {shorten(names, 8)}' for where, names in missing.items() if names)
+        differences = '; '.join(f'{where} lacks {join_names(names)}' for where, names in missing.items() if names)
         raise ValueError(
             f'Training and validation data do not have the same classes ({_location(train)}, {_location(val)}): '
             f'{differences or "their order differs"}. Add or remove class folders; '

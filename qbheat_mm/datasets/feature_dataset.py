@@ -98,7 +98,7 @@ def ensure_features(
     meta = folder / META
     stored = json.loads(meta.read_text())['key'] if meta.is_file() else None
     if stored == key:
-        print_log(f'Features: taken from {folder}', logger='current')
+        print_log(f'Features: read from {folder}', logger='current')
         return
     why = 'there is no cache yet'
     if stored is not None:

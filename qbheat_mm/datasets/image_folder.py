@@ -78,19 +78,19 @@ class ImageFolderDataset(CustomDataset):
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
 
 
-def find_images(folder: str | Path) -> list[Path]:
+def scan_images(folder: str | Path) -> list[Path]:
     """Images at any depth below a folder, by their extension, sorted by path."""
     return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
 
 
 def list_images(inputs) -> list:
-    """The images of a folder, see :func:`find_images`; a list as it is; anything else as a list of one.
+    """The images of a folder, see :func:`scan_images`; a list as it is; anything else as a list of one.
 
     Raises:
         FileNotFoundError: If there is no image in the folder, or no such file.
     """
     if isinstance(inputs, (str, Path)) and Path(inputs).is_dir():
-        if files := find_images(inputs):
+        if files := scan_images(inputs):
             return files
         raise FileNotFoundError(f'There is no image in "{inputs}" that ends in {", ".join(IMG_EXTENSIONS)}.')
     images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]

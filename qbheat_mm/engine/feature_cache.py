@@ -1,41 +1,39 @@
-"""Turn the config of a probe on frozen features into one that reads them from disk."""
+"""Cache the frozen features of a probe: compute them once and train on them from disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from ..checkpoint import guard_init_cfg
 from ..datasets.feature_dataset import ensure_features
+from ..evaluation.functional.features import extract_features
 
-# What a pipeline may hold so that a image always gives the same features.
+# Transforms without randomness, with which an image has the same features in every epoch.
 FIXED = ('LoadImage', 'LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'PackInputs')
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 
 def cache_features(cfg: Config, folder: str | Path) -> None:
-    """Compute the features of all images of ``cfg``'s data once, and let ``cfg`` train on them.
+    """Compute the features of a probe's datasets once, and change its config to train on them.
 
-    One sub-folder of ``folder`` per dataset: memory-mapped float16, with a hash of everything the features follow
-    from: the weights, the backbone's and preprocessor's settings, the pipeline, the list of images with their sizes
-    and times of change. A cache whose hash differs is rebuilt. Where the neck begins with global average pooling, the
-    pooled features are kept, which is all it needs.
+    Each dataset has a sub-folder of ``folder`` with its features in float16 and hashes of what they depend on: the
+    weights, the settings of the backbone and the preprocessor, the pipeline, and the list of images with their sizes
+    and modification times. A cache whose hashes differ is rebuilt. Where the neck starts with global average pooling,
+    the pooled features are cached.
 
     Args:
-        cfg: Of a probe; changed in place. Checkpoints of its run hold the head alone.
-        folder: Where the cache lies.
+        cfg: Config of the probe; changed in place. Checkpoints of its run hold the head alone.
+        folder: Folder of the cache.
 
     Raises:
         ValueError: If features would differ from epoch to epoch, or the run is distributed.
@@ -46,12 +44,12 @@ def cache_features(cfg: Config, folder: str | Path) -> None:
     for name, loader in loaders.items():
         check_pipeline(name, loader.dataset.get('pipeline', []))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    trust = cfg.get('default_hooks', {}).get('checkpoint_guard', {}).get('trust', False)
+    trust = (cfg.get('default_hooks', {}).get('plain_checkpoint') or {}).get('trust', False)
     backbone = build_frozen(cfg.model.backbone, trust)
     preprocessor = MODELS.build(dict(type='ClsDataPreprocessor') | dict(cfg.model.data_preprocessor)).to(get_device())
     pooled = starts_with_pooling(cfg.model.get('neck'))
     for name, loader in loaders.items():
-        # In order and whole, whatever training does with it.
+        # All images in order, also where training shuffles and drops some.
         reader = Runner.build_dataloader(
             dict(
                 loader,
@@ -72,10 +70,13 @@ def cache_features(cfg: Config, folder: str | Path) -> None:
             pooled=str(pooled),
         )
         target = Path(folder) / name.removesuffix('_dataloader')
-        batches = encode(backbone, preprocessor, reader, pooled)
+        batches = (
+            (features[..., None, None] if pooled else features, labels)
+            for features, labels in extract_features(backbone, preprocessor, reader, pool=pooled)
+        )
         ensure_features(target, batches, len(reader.dataset), key, dict(classes=reader.dataset.metainfo.get('classes')))
         loader.dataset = ConfigDict(type='FeatureDataset', folder=str(target))
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None  # tools/test.py takes images
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None  # tools/test.py needs images
     cfg.model.backbone = ConfigDict(type='IdentityBackbone')
     cfg.model.data_preprocessor = ConfigDict(
         type='ClsDataPreprocessor', num_classes=cfg.model.data_preprocessor.get('num_classes')
@@ -83,7 +84,7 @@ def cache_features(cfg: Config, folder: str | Path) -> None:
 
 
 def check_pipeline(name: str, pipeline: list[dict]) -> None:
-    """Refuse a pipeline with steps that are not known to do the same every time."""
+    """Raise ValueError for a pipeline with transforms that may be random."""
     others = [step['type'] for step in pipeline if step['type'] not in FIXED]
     if others:
         raise ValueError(
@@ -94,10 +95,10 @@ def check_pipeline(name: str, pipeline: list[dict]) -> None:
 
 
 def build_frozen(cfg: dict, trust: bool = False) -> nn.Module:
-    """The backbone with its weights, in eval mode; with ``trust`` code in their file may run.
+    """Build a pretrained backbone in eval mode; with ``trust``, code in its checkpoint may run.
 
     Raises:
-        ValueError: If it is not frozen, or random.
+        ValueError: If it is not frozen, or has no checkpoint.
     """
     if (cfg.get('init_cfg') or {}).get('type') != 'Pretrained':
         raise ValueError('--cache-features needs a checkpoint: set model.backbone.init_cfg.')
@@ -114,21 +115,9 @@ def build_frozen(cfg: dict, trust: bool = False) -> nn.Module:
 
 
 def starts_with_pooling(neck: dict | list | None) -> bool:
-    """Whether the neck begins with global average pooling, which leaves pooled features as they are."""
+    """Whether the neck starts with global average pooling, which does not change pooled features."""
     first = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
     return bool(first) and first['type'] == 'GlobalAveragePooling'
-
-
-@torch.no_grad()
-def encode(
-    backbone: nn.Module, preprocessor: nn.Module, loader: DataLoader, pooled: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features (n, C, H, W), or (n, C, 1, 1) where pooled, and labels (n,) of each batch."""
-    for data in loader:
-        data = preprocessor(data, False)
-        features = backbone(data['inputs'])[-1].float()
-        labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-        yield features.mean((2, 3), keepdim=True) if pooled else features, labels
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -141,7 +130,7 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def hash_images(dataset: BaseDataset) -> str:
-    """A hash of the images' paths, labels, sizes and times of change."""
+    """A hash of the images' paths, labels, sizes and modification times."""
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)

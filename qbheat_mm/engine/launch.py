@@ -1,22 +1,60 @@
-"""Fitting a config to the machine it runs on; what tools/train.py and tools/test.py share."""
+"""From the command line to a runner on this machine; shared by tools/train.py and tools/test.py."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.model.utils import _BatchNormXd
-from mmengine.registry import MODELS
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
-from ..checkpoint import guard_init_cfg
+from ..checkpoint import TRUST_HELP, guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 
-# SyncBatchNorm takes images and vectors, and so does what stands in for it.
-MODELS.register_module('BNXd', module=_BatchNormXd)
+# For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
+MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the arguments that training and testing share, for :func:`complete_config`."""
+    parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
+    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
+    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override fields of the config, e.g. optim_wrapper.optimizer.lr=1e-3',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def complete_config(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the shared arguments to ``cfg``, ``--cfg-options`` last, and make it run on this machine."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.merge_from_dict(args.cfg_options or {})
+    complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    adapt_to_device(cfg)
+    prepare_hooks(cfg, args.trust_checkpoint)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a completed config."""
+    init_process_group_on_cpu(cfg.launcher)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def notice(text: str) -> None:
@@ -25,11 +63,11 @@ def notice(text: str) -> None:
 
 
 def adapt_to_device(cfg: Config) -> None:
-    """Make ``cfg`` run on this machine, with a line of notice for each change.
+    """Change ``cfg`` so that it runs on this machine, with a notice for each change.
 
-    Without a GPU mixed precision becomes float32 (mmengine's AmpOptimWrapper asserts a GPU) and SyncBatchNorm becomes
-    BatchNorm (it refuses CPU tensors), and several processes work on the CPU. With one, mixed precision that names no
-    dtype takes bfloat16 where the device has it, and float16 with dynamic loss scaling otherwise.
+    Without a GPU mixed precision becomes float32 (mmengine's AmpOptimWrapper asserts a GPU), and several processes run
+    on the CPU. With one, mixed precision without a dtype takes bfloat16 where the device has it, and float16 with
+    dynamic loss scaling otherwise.
     """
     on_gpu = torch.cuda.is_available()
     named = os.environ.get('CUDA_VISIBLE_DEVICES', '')
@@ -38,19 +76,18 @@ def adapt_to_device(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
         if on_gpu:
-            choose_precision(wrapper)
+            _choose_precision(wrapper)
         else:
             wrapper['type'] = 'OptimWrapper'
             for key in ('dtype', 'loss_scale', 'use_fsdp'):
                 wrapper.pop(key, None)
             notice('mixed precision needs a GPU; training in float32.')
-    if not on_gpu and _replace_sync_bn(cfg.get('model')):
-        notice('SyncBatchNorm needs GPUs; using BatchNorm.')
     if not on_gpu and cfg.get('launcher', 'none') != 'none':
-        _distribute_on_cpu(cfg)
+        unused = cfg.get('find_unused_parameters', False)
+        cfg.setdefault('model_wrapper_cfg', dict(type='CPUDistributedDataParallel', find_unused_parameters=unused))
 
 
-def choose_precision(wrapper: dict) -> None:
+def _choose_precision(wrapper: dict) -> None:
     """Fill in the dtype of an AmpOptimWrapper config that names none."""
     if wrapper.get('dtype') is None:
         wrapper['dtype'] = 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
@@ -59,47 +96,40 @@ def choose_precision(wrapper: dict) -> None:
     notice(f'mixed precision in {wrapper["dtype"]}.')
 
 
-def _distribute_on_cpu(cfg: Config) -> None:
-    """Name DistributedDataParallel with mmengine's own settings, but without a device.
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's DistributedDataParallel for models on the CPU.
 
-    mmengine 0.10's Runner hands it the local rank as the number of a GPU, which torch refuses for a model on the CPU.
-    """
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
-
-
-def _replace_sync_bn(node) -> bool:
-    """Turn every SyncBN config below ``node`` into plain BatchNorm; whether there was one."""
-    if isinstance(node, dict):
-        found = node.get('type') in ('SyncBN', 'MMSyncBN', 'NaiveSyncBN')
-        if found:
-            node['type'] = 'BNXd'
-        return any([_replace_sync_bn(value) for value in node.values()]) or found
-    if isinstance(node, (list, tuple)):
-        return any([_replace_sync_bn(value) for value in node])
-    return False
-
-
-def guard_checkpoints(cfg: Config, trust: bool) -> None:
-    """Let the run of any config, ours or not, read and write checkpoints of tensors and plain values only.
+    mmengine 0.10's Runner passes the local rank as the number of a GPU, which torch refuses for a model on the CPU, and
+    SyncBatchNorm refuses CPU tensors: it becomes BatchNorm, as mmengine does it in a single process.
 
     Args:
-        cfg: Changed in place.
-        trust: Let code in the checkpoints that it reads be executed.
+        module: The model.
+        find_unused_parameters: As in PyTorch.
     """
-    if cfg.get('default_hooks') is None:
-        cfg.default_hooks = {}
-    cfg.default_hooks.checkpoint_guard = dict(type='CheckpointGuardHook', trust=trust)
-    hooks = list(cfg.get('custom_hooks') or [])
-    if not any(hook.get('type') == 'PlainCheckpointHook' for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type='PlainCheckpointHook')]
+
+    def __init__(self, module: nn.Module, find_unused_parameters: bool = False, **kwargs) -> None:
+        if any(isinstance(each, nn.SyncBatchNorm) for each in module.modules()):
+            notice('SyncBatchNorm needs GPUs; using BatchNorm.')
+        super().__init__(
+            revert_sync_batchnorm(module),
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=find_unused_parameters,
+        )
+
+
+def prepare_hooks(cfg: Config, trust: bool) -> None:
+    """Guard the checkpoints of any config, ours or not, and leave out the hooks that are switched off.
+
+    Args:
+        cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
+        trust: Allow code in the checkpoints that the run reads.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {
+        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
+    } | dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust))
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         guard_init_cfg(cfg.get('model'), trust)
         cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
@@ -108,19 +138,19 @@ def guard_checkpoints(cfg: Config, trust: bool) -> None:
 def init_process_group_on_cpu(launcher: str) -> None:
     """Make the gloo process group before mmengine's Runner does.
 
-    mmengine 0.10 calls torch.cuda.set_device for ``--launcher pytorch`` and ``slurm`` without asking whether there is
-    a GPU; it leaves a process group alone that exists.
+    mmengine 0.10 calls torch.cuda.set_device for ``--launcher pytorch`` and ``slurm`` even without a GPU; it leaves an
+    existing process group alone.
     """
     if torch.cuda.is_available() or torch.distributed.is_initialized():
         return
     if launcher == 'slurm':
-        _name_processes_as_slurm_does()
+        _set_environment_from_slurm()
     if launcher in ('pytorch', 'slurm'):
         torch.distributed.init_process_group('gloo')
 
 
-def _name_processes_as_slurm_does() -> None:
-    """Rank, number of processes and the first node's address, where PyTorch looks for them."""
+def _set_environment_from_slurm() -> None:
+    """Rank, number of processes and the first node's address in the variables that PyTorch reads."""
     for ours, theirs in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
         os.environ[ours] = os.environ[f'SLURM_{theirs}']
     os.environ.setdefault('MASTER_PORT', '29500')
@@ -131,7 +161,7 @@ def _name_processes_as_slurm_does() -> None:
 
 
 def check_batches(runner: Runner) -> None:
-    """Refuse training data that do not fill one batch, before mmengine finds that an epoch has no length.
+    """Refuse training data that do not fill one batch, before mmengine fails on an epoch without iterations.
 
     Raises:
         ValueError: With the number of samples and the batch size.
@@ -146,18 +176,15 @@ def check_batches(runner: Runner) -> None:
         )
 
 
-def complete_dataloaders(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:
+def complete_dataloaders(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:
     """Fill in what a dataloader config leaves out, as mmpretrain's tools do."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if loader is None:
             continue
-        defaults = ConfigDict(pin_memory=torch.cuda.is_available(), persistent_workers=True)
         if cfg.get('default_scope') == 'mmpretrain':
-            defaults.collate_fn = dict(type='default_collate')
-        for key, value in defaults.items():
-            loader.setdefault(key, value)
-        if not pin_memory:
-            loader.pin_memory = False
-        if not persistent_workers or loader.get('num_workers', 0) == 0:
-            loader.persistent_workers = False
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        loader.pin_memory = pin_memory and loader.get('pin_memory', torch.cuda.is_available())
+        loader.persistent_workers = (
+            persistent_workers and loader.get('num_workers', 0) > 0 and loader.get('persistent_workers', True)
+        )

@@ -1,4 +1,4 @@
-"""Other numbers of epochs for a config's schedule."""
+"""Schedules for another number of epochs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from mmengine.config import Config
 
 
 def epoch_options(cfg: Config, epochs: int) -> dict:
-    """Options that make a config train for so many epochs, with the schedule drawn out or in to end with them.
+    """Options that change the number of epochs of a config, and rescale its schedule to end with them.
 
     Args:
-        cfg: Of a training; left as it is.
-        epochs: How many.
+        cfg: Of a training; not changed.
+        epochs: The new number of epochs.
 
     Returns:
-        Fields as ``--cfg-options`` and ``Config.merge_from_dict`` take them.
+        Fields for ``--cfg-options`` and ``Config.merge_from_dict``.
 
     Raises:
-        ValueError: If warm-up alone takes as many.
+        ValueError: If the warm-up takes all epochs.
     """
     options = {'train_cfg.max_epochs': epochs}
     for i, scheduler in enumerate(cfg.param_scheduler):
         if scheduler.get('end') == cfg.train_cfg.max_epochs:
             if scheduler.get('begin', 0) >= epochs:
-                raise ValueError(f'"epochs: {epochs}" is over with the warm-up of {scheduler.begin}: name more.')
+                raise ValueError(
+                    f'"epochs: {epochs}" does not exceed the warm-up of {scheduler.begin}: use more epochs.'
+                )
             options[f'param_scheduler.{i}.end'] = epochs
     return options

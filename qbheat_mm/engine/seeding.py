@@ -1,8 +1,7 @@
-"""Random draws that follow from what is drawn for, not from what was drawn before.
+"""Stateless seeding: randomness depends on (seed, epoch, index), not on history.
 
-A generator that runs on through a training has a state in each of its processes, which a killed run takes with it.
-Here every sample, and every iteration of the main process, begins with generators of its own seed: a resumed run has
-nothing to restore, and neither the number of workers nor a validation in between changes what is drawn.
+Generators are seeded anew for every sample, and for every iteration of the main process. A resumed run has no state
+to restore, and neither the number of workers nor a validation in between changes the random numbers.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-SAMPLE, ITERATION = 1, 2  # two purposes never share a seed
+SAMPLE, ITERATION = 1, 2  # purposes, which never share a seed
 
 
 def seed_generators(purpose: int, *numbers: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators, those of the GPUs too, from a few numbers >= 0."""
+    """Seed the generators of Python, NumPy and PyTorch, on GPUs too, from some numbers >= 0."""
     words = np.random.SeedSequence((purpose, *numbers)).generate_state(4)
     seed = int(words[:2].view(np.uint64)[0]) >> 1  # PyTorch takes 63 bits
     random.seed(seed)
     np.random.seed(words)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed spends its time on GPUs that are not there
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed is slow without a GPU
     if torch.cuda.is_initialized() and not torch.cuda._is_in_bad_fork():
         torch.cuda.manual_seed_all(seed)
 
@@ -41,17 +40,17 @@ class SeededSamples:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __call__(self, draws: list[tuple[int, int, int]]) -> list:
-        """The samples of one batch, each drawn with the generators of its seed, epoch and index."""
+    def __call__(self, keys: list[tuple[int, int, int]]) -> list:
+        """The samples of one batch, each with generators seeded by its key (seed, epoch, index)."""
         samples = []
-        for draw in draws:
-            seed_generators(SAMPLE, *draw)
-            samples.append(self.dataset[draw[-1]])
+        for key in keys:
+            seed_generators(SAMPLE, *key)
+            samples.append(self.dataset[key[-1]])
         return samples
 
 
 class SeededBatches:
-    """Goes round a batch sampler: sends the seed and the epoch along with each index.
+    """A batch sampler that yields (seed, epoch, index) instead of each index.
 
     Args:
         batch_sampler: The data loader's own.
@@ -61,12 +60,12 @@ class SeededBatches:
     def __init__(self, batch_sampler: BatchSampler, seed: int) -> None:
         self.batch_sampler = batch_sampler
         self.seed = seed
-        self.start = 0  # batches that the next pass leaves out, without loading them
-        self.epoch = 0  # of the next pass, where the sampler does not count them
+        self.start = 0  # number of batches that the next pass skips without loading them
+        self.epoch = 0  # of the next pass, if the sampler does not count them
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         start, self.start = self.start, 0
-        if isinstance(self.sampler, InfiniteSampler):  # it was told itself where to start
+        if isinstance(self.sampler, InfiniteSampler):  # mmengine's loop moves it to the start
             rank, processes = dist.get_dist_info()
             size = len(self.sampler.dataset)
             epochs = ((rank + place * processes) // size for place in count(start * self.batch_size))
@@ -81,23 +80,20 @@ class SeededBatches:
         return len(self.batch_sampler)
 
     def __getattr__(self, name: str):
-        if name == 'batch_sampler':  # while it is being unpickled
+        if name == 'batch_sampler':  # during unpickling
             raise AttributeError(name)
         return getattr(self.batch_sampler, name)
 
 
 def seed_loader(loader: DataLoader, seed: int) -> SeededBatches:
-    """Let ``loader`` draw from (seed, epoch, index of the sample), its sampler's order included.
-
-    Call it before the loader is iterated over.
-    """
+    """Seed the samples and the sampler of ``loader``; called before its first iteration."""
     batches = SeededBatches(loader.batch_sampler, seed)
     sampler = batches.sampler
     if hasattr(sampler, 'seed'):
         sampler.seed = seed
-    if hasattr(sampler, 'indices'):  # mmengine's InfiniteSampler, whose stream may have begun
+    if hasattr(sampler, 'indices'):  # mmengine's InfiniteSampler, which may have started
         sampler.indices = sampler._indices_of_rank()
-    vars(loader)['batch_sampler'] = batches  # by the front door PyTorch refuses
+    vars(loader)['batch_sampler'] = batches  # PyTorch refuses to set the attribute
     loader.dataset.__getitems__ = SeededSamples(loader.dataset)
-    loader._iterator = None  # of persistent workers that have started already
+    loader._iterator = None  # of persistent workers that have already started
     return batches

@@ -5,18 +5,20 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.models import ROOT, qbheat_config, write_images
+from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
 from mmengine.config import Config
 from PIL import Image
 
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.visualization import draw_reconstructions
 
+CONFIG = Config(dict(model=qbheat_config(), train_dataloader=dict(dataset=dict(pipeline=PIPELINE))))
+
 
 @pytest.fixture
 def inferencer():
     torch.manual_seed(0)
-    return QBHeatInferencer(Config(dict(model=qbheat_config())), device='cpu')
+    return QBHeatInferencer(CONFIG, device='cpu')
 
 
 def test_a_folder_an_array_and_a_path_give_the_same(inferencer, tmp_path):
@@ -77,9 +79,8 @@ def test_drawing_holds_every_image_where_the_heading_says(inferencer, tmp_path):
 
 def test_tool_writes_the_image(tmp_path):
     write_images(tmp_path / 'images', 2, size=64)
-    config = Config(dict(model=qbheat_config()))
-    config.dump(tmp_path / 'config.py')
-    torch.save(QBHeatInferencer(config).model.state_dict(), tmp_path / 'model.pth')
+    CONFIG.dump(tmp_path / 'config.py')
+    torch.save(QBHeatInferencer(CONFIG).model.state_dict(), tmp_path / 'model.pth')
     tool = ROOT / 'tools/analysis_tools/reconstruct.py'
     command = [sys.executable, tool, tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'images']
     result = subprocess.run(
@@ -88,3 +89,14 @@ def test_tool_writes_the_image(tmp_path):
     assert result.returncode == 0, result.stderr
     assert '2 of 2 images' in result.stdout
     assert Image.open(tmp_path / 'out' / 'r.png').size == (3 * 70 + 12, 22 + 2 * 70)
+
+
+def test_the_size_is_that_of_the_training_crops_or_given():
+    assert QBHeatInferencer(CONFIG, device='cpu').img_size == 64
+    wrapped = dict(type='RepeatDataset', times=2, dataset=CONFIG.train_dataloader.dataset)
+    repeated = Config(dict(model=qbheat_config(), train_dataloader=dict(dataset=wrapped)))
+    assert QBHeatInferencer(repeated, device='cpu').img_size == 64
+    unknown = Config(dict(model=qbheat_config()))
+    with pytest.raises(ValueError, match='give img_size'):
+        QBHeatInferencer(unknown, device='cpu')
+    assert QBHeatInferencer(unknown, device='cpu', img_size=96).img_size == 96

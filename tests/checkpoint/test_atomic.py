@@ -2,13 +2,13 @@ import errno
 import os
 import re
 import subprocess
-from contextlib import suppress
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from qbheat_mm.checkpoint.atomic import WholeFilesBackend, atomic_write, damage
+from qbheat_mm.checkpoint.atomic import AtomicBackend, atomic_dir, atomic_write, damage
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def test_a_whole_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [
-        (lambda content: b'', '0 bytes, no whole archive'),
-        (lambda content: content[: len(content) // 2], 'no whole archive'),
-        (lambda content: content[:-1], 'no whole archive'),
-        (lambda content: bytes(len(content)), 'no whole archive'),
+        (lambda content: b'', '0 bytes, no complete archive'),
+        (lambda content: content[: len(content) // 2], 'no complete archive'),
+        (lambda content: content[:-1], 'no complete archive'),
+        (lambda content: bytes(len(content)), 'no complete archive'),
         (lambda content: content[:20000] + bytes(100) + content[20100:], r'checksum of its entry .*data/0 is wrong'),
-        (lambda content: b'<html>not found</html>', 'no whole archive'),
+        (lambda content: b'<html>not found</html>', 'no complete archive'),
     ],
     ids=['empty', 'half', 'one byte short', 'zeros', 'a hole', 'another file'],
 )
@@ -72,10 +72,10 @@ def small_disk(tmp_path):
 
 
 def check_a_full_disk(folder: Path) -> None:
-    backend = WholeFilesBackend()
+    backend = AtomicBackend()
     backend.put(b'old', folder / 'epoch_1.pth')
     with pytest.raises(
-        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are whole'
+        OSError, match=r'epoch_1\.pth" cannot be written \(No space left on device\).*are unchanged.*--resume'
     ) as info:
         backend.put(bytes(2**21), folder / 'epoch_1.pth')
     assert info.value.errno == errno.ENOSPC
@@ -96,17 +96,47 @@ def test_a_disk_that_says_it_is_full_leaves_the_old_file(tmp_path, monkeypatch):
     check_a_full_disk(tmp_path)
 
 
-def test_removals_wait_for_the_write_and_are_dropped_when_it_fails(tmp_path):
-    backend, old = WholeFilesBackend(), tmp_path / 'best.pth'
-    old.write_bytes(b'old')
-    with suppress(OSError), backend.removing_last():
-        backend.remove(old)
-        raise OSError('full')
-    assert old.is_file()
-    with backend.removing_last():
-        backend.remove(old)
-        assert old.is_file()
-    assert not old.exists()
-    backend.put(b'again', old)
-    backend.remove(old)
-    assert not old.exists()
+def fail_midway(target: Path, **kwargs) -> None:
+    with atomic_dir(target, **kwargs) as folder:
+        (folder / 'a').write_text('half')
+        raise RuntimeError('midway')
+
+
+def test_a_folder_appears_filled_or_not_at_all(tmp_path):
+    target, bystander = tmp_path / 'new', tmp_path / 'new.partial'
+    bystander.mkdir()
+    with pytest.raises(RuntimeError, match='midway'):
+        fail_midway(target)
+    assert list(tmp_path.iterdir()) == [bystander]
+    with atomic_dir(target) as folder:
+        (folder / 'a').write_text('whole')
+        assert not target.exists()
+    assert (target / 'a').read_text() == 'whole'
+    with pytest.raises(FileExistsError, match='exists already'), atomic_dir(target):
+        pass
+    with pytest.raises(RuntimeError, match='midway'):
+        fail_midway(target, replace=True)
+    assert (target / 'a').read_text() == 'whole'
+    with atomic_dir(target, replace=True) as folder:
+        (folder / 'b').touch()
+    assert [path.name for path in target.iterdir()] == ['b']
+    assert sorted(tmp_path.iterdir()) == [target, bystander]
+
+
+def test_files_have_the_permissions_of_other_files(tmp_path):
+    atomic_write(tmp_path / 'atomic', b'')
+    (tmp_path / 'other').touch()
+    assert (tmp_path / 'atomic').stat().st_mode == (tmp_path / 'other').stat().st_mode
+
+
+def test_a_folder_left_by_a_killed_process_is_removed_and_one_of_a_live_process_is_not(tmp_path):
+    path = tmp_path / 'out[1]'
+    code = 'import os; from qbheat_mm.checkpoint import atomic_dir\nwith atomic_dir({!r}): os.kill(os.getpid(), 9)'
+    subprocess.run([sys.executable, '-c', code.format(str(path))])
+    (killed,) = tmp_path.iterdir()
+    with atomic_dir(path) as first:
+        assert not killed.exists()
+        with atomic_dir(path):
+            assert first.is_dir()
+        path.rmdir()
+    assert list(tmp_path.iterdir()) == [path]

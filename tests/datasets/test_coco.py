@@ -105,7 +105,7 @@ def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
             val_cfg={},
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4)),
             default_hooks=dict(
-                check_dataset=dict(type='DatasetCheckHook'),
+                dataset_check=dict(type='DatasetCheckHook'),
                 checkpoint=dict(type='CheckpointHook', save_best='coco/bbox_mAP'),
             ),
             val_evaluator=dict(outfile_prefix=str(tmp_path / 'found')),

@@ -1,3 +1,5 @@
+"""The demo: its data, its summary, and what it refuses."""
+
 import json
 import sys
 from itertools import pairwise
@@ -20,42 +22,37 @@ import demo
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     out = tmp_path_factory.mktemp('demo') / 'data'
+    (out.parent / 'data.partial').mkdir()
     make_data.make_demo_data(out)
+    assert sorted(out.parent.iterdir()) == [out, out.parent / 'data.partial']  # nothing of others was removed
     return out
 
 
 def test_every_photograph_is_a_class_in_both_splits(data):
     for split, count in (('train', 240), ('val', 60)):
-        folders = sorted(folder.name for folder in (data / split).iterdir())
-        assert folders == sorted(make_data.PHOTOS)
-        assert all(len(list((data / split / name).iterdir())) == count for name in folders)
+        folders = sorted((data / split).iterdir())
+        assert [folder.name for folder in folders] == sorted(make_data.PHOTOS)
+        assert all(len(list(folder.iterdir())) == count for folder in folders)
 
 
 def test_mean_color_alone_does_not_tell_the_class(data):
     """15 nearest neighbors in mean color stay near chance, 12.5 %."""
-
-    def mean_colors(split):
-        samples = [
-            (np.asarray(Image.open(path)).mean((0, 1)), label)
-            for label, folder in enumerate(sorted((data / split).iterdir()))
-            for path in sorted(folder.iterdir())
-        ]
-        return np.array([color for color, _ in samples]), np.array([label for _, label in samples])
-
-    train, train_labels = mean_colors('train')
-    val, val_labels = mean_colors('val')
-    distances = np.square(val[:, None] - train).sum(-1)
-    votes = train_labels[np.argsort(distances, axis=1)[:, :15]]
+    colors, labels = {}, {}
+    for split in ('train', 'val'):
+        paths = sorted((data / split).glob('*/*'))
+        colors[split] = np.array([np.asarray(Image.open(path)).mean((0, 1)) for path in paths])
+        labels[split] = np.array([make_data.PHOTOS.index(path.parent.name) for path in paths])
+    distances = np.square(colors['val'][:, None] - colors['train']).sum(-1)
+    votes = labels['train'][np.argsort(distances, axis=1)[:, :15]]
     guesses = np.array([np.bincount(row).argmax() for row in votes])
-    assert (guesses == val_labels).mean() < 0.2
+    assert (guesses == labels['val']).mean() < 0.2
 
 
 def test_splits_come_from_disjoint_regions():
     tiles = make_data.load_tiles('chelsea')
-    assert len(tiles['train']) == 6
-    assert len(tiles['val']) == 3
-    assert {row for row, _ in make_data.VAL_TILES} == {0, 1, 2}
-    assert {column for _, column in make_data.VAL_TILES} == {0, 1, 2}
+    assert {split: len(each) for split, each in tiles.items()} == dict(train=6, val=3)
+    rows, columns = zip(*make_data.VAL_TILES, strict=True)
+    assert set(rows) == set(columns) == {0, 1, 2}
 
 
 def test_detection_set_is_coco_with_boxes_inside_that_do_not_overlap(data):
@@ -74,24 +71,28 @@ def test_detection_set_is_coco_with_boxes_inside_that_do_not_overlap(data):
                 assert x1 + w1 <= x2 or y1 + h1 <= y2 or y2 + h2 <= y1
 
 
-def test_data_is_written_once(data):
+def test_existing_folders_are_refused(data, monkeypatch, capsys):
     with pytest.raises(FileExistsError, match='name another folder'):
         make_data.make_demo_data(data)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', str(data)])
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert 'exists; name another folder or remove it' in capsys.readouterr().err
+    assert data.exists()
 
 
 def test_own_images_are_split_and_small_classes_refused(tmp_path):
-    write_images(tmp_path / 'mine' / 'cat', 10)
-    write_images(tmp_path / 'mine' / 'dog', 2)
-    demo.split_folder(tmp_path / 'mine', tmp_path / 'split')
-    counts = {
-        (split, name): len(list((tmp_path / 'split' / split / name).iterdir()))
-        for split in ('train', 'val')
-        for name in ('cat', 'dog')
-    }
-    assert counts == {('train', 'cat'): 8, ('train', 'dog'): 1, ('val', 'cat'): 2, ('val', 'dog'): 1}
-    write_images(tmp_path / 'mine' / 'bird', 1)
+    mine, split = tmp_path / 'mine', tmp_path / 'split'
+    write_images(mine / 'cat', 10)
+    with pytest.raises(SystemExit, match='holds 1 class folders; the probe needs two or more'):
+        demo.split_folder(mine, split)
+    write_images(mine / 'dog', 2)
+    demo.split_folder(mine, split)
+    counts = {f'{path.parent.name}/{path.name}': len(list(path.iterdir())) for path in split.glob('*/*')}
+    assert counts == {'train/cat': 8, 'train/dog': 1, 'val/cat': 2, 'val/dog': 1}
+    write_images(mine / 'bird', 1)
     with pytest.raises(SystemExit, match='bird" holds 1 images'):
-        demo.split_folder(tmp_path / 'mine', tmp_path / 'split2')
+        demo.split_folder(mine, tmp_path / 'split2')
     with pytest.raises(SystemExit, match='no folder'):
         demo.split_folder(tmp_path / 'nowhere', tmp_path / 'split3')
 
@@ -103,29 +104,24 @@ def test_summary_holds_what_the_curves_say(tmp_path):
         probe_random={'accuracy/top1': [40.0]},
         detection={'coco/bbox_mAP': [0.1], 'coco/bbox_mAP_50': [0.3]},
     )
-    stages = {}
     for name, curve in curves.items():
-        stages[name] = demo.Stage(name, 'config.py', tmp_path / name, tmp_path, seconds=1.0)
         folder = tmp_path / name / '20260101_000000' / 'vis_data'
         folder.mkdir(parents=True)
         records = [{key: value, 'step': i} for key, values in curve.items() for i, value in enumerate(values)]
         (folder / 'scalars.json').write_text('\n'.join(json.dumps(record) for record in records))
-    summary = demo.summarize(stages, num_classes=8)
-    assert summary['pretrain'] == dict(loss_first=1.2, loss_last=0.9, loss_constant=1.0)
-    assert summary['linear_probe'] == dict(top1=60.0, top1_random_backbone=40.0, top1_chance=12.5)
-    assert summary['detection'] == dict(bbox_mAP=0.1, bbox_mAP_50=0.3)
-    assert set(summary['seconds']) == set(curves)
+    assert demo.summarize(tmp_path, num_classes=8, seconds=dict.fromkeys(curves, 1.0)) == dict(
+        pretrain=dict(loss_first=1.2, loss_last=0.9, loss_constant=1.0),
+        linear_probe=dict(top1=60.0, top1_random_backbone=40.0, top1_chance=12.5),
+        detection=dict(bbox_mAP=0.1, bbox_mAP_50=0.3),
+        seconds=dict.fromkeys(curves, 1.0),
+    )
 
 
 @pytest.mark.parametrize('config', ['qbheat_mobile-former-52m_demo.py', 'linear_mobile-former-52m-random_demo.py'])
 def test_few_images_are_seen_for_more_epochs(config):
     """The schedule ends with the epochs, however many they are."""
-    cfg = Config.fromfile(demo.CONFIGS / config)
-    longer = Config.fromfile(demo.CONFIGS / config)
+    cfg, longer = (Config.fromfile(demo.CONFIGS / config) for _ in range(2))
     longer.merge_from_dict(demo.stretch_schedule(config, 5))
-    assert longer.train_cfg.max_epochs == 5 * cfg.train_cfg.max_epochs
-    assert (
-        longer.train_cfg.max_epochs % longer.train_cfg.val_interval
-        == cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval
-    )
-    assert longer.param_scheduler[-1].end == longer.train_cfg.max_epochs
+    epochs, interval = longer.train_cfg.max_epochs, longer.train_cfg.val_interval
+    assert epochs == 5 * cfg.train_cfg.max_epochs == longer.param_scheduler[-1].end
+    assert epochs % interval == cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval

@@ -1,8 +1,12 @@
 import pytest
 import torch
+from helpers.models import ROOT
+from helpers.runs import run_config
 from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import Runner
 
-from qbheat_mm.engine.launch import adapt_to_device
+from qbheat_mm.engine.launch import CPUDistributedDataParallel, adapt_to_device, prepare_hooks
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
@@ -13,7 +17,7 @@ def test_several_processes_on_a_cpu_name_no_device(launcher, find_unused):
     adapt_to_device(cfg)
     assert ('model_wrapper_cfg' in cfg) == (launcher == 'pytorch')
     if launcher == 'pytorch':
-        assert cfg.model_wrapper_cfg.device_ids is None
+        assert cfg.model_wrapper_cfg.type == 'CPUDistributedDataParallel'
         assert cfg.model_wrapper_cfg.find_unused_parameters is find_unused
 
 
@@ -22,3 +26,25 @@ def test_a_wrapper_that_is_named_is_left_alone():
     cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=wrapper))
     adapt_to_device(cfg)
     assert cfg.model_wrapper_cfg == wrapper
+
+
+def test_every_hook_of_the_runtime_can_be_switched_off(images, tmp_path):
+    runtime = Config.fromfile(ROOT / 'configs/_base_/qbheat_runtime.py').default_hooks
+    cfg = run_config(tmp_path, images, default_hooks=dict(runtime, **dict.fromkeys(runtime)))
+    prepare_hooks(cfg, trust=False)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    ours = [type(hook).__name__ for hook in runner.hooks if type(hook).__module__.startswith('qbheat_mm')]
+    assert ours == ['PlainCheckpointHook']  # checkpoints stay safe
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_sync_bn_becomes_bn_in_several_processes_on_a_cpu(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        MMDistributedDataParallel, '__init__', lambda self, module, **kwargs: seen.update(module=module, **kwargs)
+    )
+    CPUDistributedDataParallel(torch.nn.Sequential(torch.nn.SyncBatchNorm(4)), find_unused_parameters=True)
+    assert seen['device_ids'] is None
+    assert seen['find_unused_parameters'] is True
+    assert seen['module'](torch.randn(3, 4)).shape == (3, 4)  # which SyncBatchNorm refuses on a CPU

@@ -36,11 +36,13 @@ PIPELINE = [
 
 @functools.cache  # a second import would register its components a second time
 def load_script(path: str) -> ModuleType:
-    """Import a script by its path in the project."""
+    """Import a script by its path in the project; modules beside it are found as when it is run."""
+    sys.path.insert(0, str((ROOT / path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    sys.path.pop(0)
     return module
 
 

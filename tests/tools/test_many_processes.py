@@ -1,27 +1,16 @@
 """Two processes on a CPU, through the scripts that people start them with."""
 
 import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import PIPELINE, ROOT, TINY_ARCH, qbheat_config, write_images
+from helpers.models import ROOT, TINY_ARCH, qbheat_config, write_images
+from helpers.runs import image_loader, run, write_config
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
-
-CONFIG = """
-_base_ = ['{root}/configs/_base_/default_runtime.py']
-custom_imports = dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=False)
-custom_hooks = [*_base_.custom_hooks, dict(type='Recorder')]
-train_dataloader = dict(
-    batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageFolderDataset', data_root='photos', with_label={with_label}, pipeline={pipeline}))
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-model = {model}
-"""
 
 # What each process trained on, and the loss and gradients that came of it.
 RECORDER = """
@@ -70,27 +59,24 @@ SCONTROL = """#!/usr/bin/env bash
 def write_project(folder: Path, model: dict, with_label: bool = False) -> None:
     for i in range(2):
         write_images(folder / 'photos' / f'class{i}', 4, seed=i, suffix='.png')
-    (folder / 'config.py').write_text(CONFIG.format(root=ROOT, model=model, with_label=with_label, pipeline=PIPELINE))
+    write_config(
+        folder,
+        custom_imports=dict(imports=['qbheat_mm', 'recorder'], allow_failed_imports=False),
+        default_hooks=dict(recorder=dict(type='Recorder')),
+        train_dataloader=image_loader('photos', with_label=with_label) | dict(num_workers=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+        model=model,
+    )
     (folder / 'recorder.py').write_text(RECORDER)
 
 
-def run(folder: Path, *command: str, **env: str) -> str:
+def run_in(folder: Path, *command: str | Path, **env: str) -> str:
     path = os.pathsep.join([str(folder / 'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(folder), OMP_NUM_THREADS='1', PATH=path, **env),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+    return run(*command, cwd=folder, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}', PATH=path, **env)
 
 
 def a_free_port() -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return str(probe.getsockname()[1])
@@ -110,8 +96,8 @@ def two_and_one(tmp_path_factory):
     write_project(folder, model)
     half = ('--cfg-options', 'train_dataloader.batch_size=2')
     tools = ROOT / 'tools'
-    run(folder, str(tools / 'dist_train.sh'), 'config.py', '2', '--work-dir', 'two', *half, PORT=a_free_port())
-    run(folder, sys.executable, str(tools / 'train.py'), 'config.py', '--work-dir', 'one', PYTHONHASHSEED='0')
+    run_in(folder, tools / 'dist_train.sh', 'config.py', '2', '--work-dir', 'two', *half, PORT=a_free_port())
+    run_in(folder, sys.executable, tools / 'train.py', 'config.py', '--work-dir', 'one', PYTHONHASHSEED='0')
     return records(folder / 'two', 2), records(folder / 'one', 1)
 
 
@@ -153,9 +139,9 @@ def test_slurm_starts_two_processes_and_sync_bn_becomes_bn(tmp_path):
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path / 'bin' / name).write_text(text)
         (tmp_path / 'bin' / name).chmod(0o755)
-    output = run(
+    output = run_in(
         tmp_path,
-        str(ROOT / 'tools' / 'slurm_train.sh'),
+        ROOT / 'tools' / 'slurm_train.sh',
         *('gpus', 'a-name', 'config.py', 'run', '--cfg-options', 'train_dataloader.batch_size=2'),
         GPUS='2',
         SRUN_ARGS='--exclusive --time=1',

@@ -1,6 +1,7 @@
 """The converter, and through it the whole of Mobile-Former against the authors' numbers."""
 
 import argparse
+import errno
 import json
 import os
 from functools import cache
@@ -162,12 +163,11 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     torch.save(authors_weights('26m'), tmp_path / 'theirs.pth')
     (tmp_path / 'ours.pth').write_text('old')
 
-    def broken_save(content, path):
-        path.write_text('half')
-        raise OSError('no space left')
+    def refuse(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch, 'save', broken_save)
-    with pytest.raises(OSError, match='no space left'):
+    monkeypatch.setattr(os, 'fsync', refuse)
+    with pytest.raises(OSError, match='No space left'):
         converter.convert_file(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
     assert (tmp_path / 'ours.pth').read_text() == 'old'
     assert sorted(os.listdir(tmp_path)) == ['ours.pth', 'theirs.pth']

@@ -1,8 +1,6 @@
 """tools/test.py on a detector, from a shell."""
 
 import json
-import os
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 import torch
 from helpers.coco import TINY_DETR
 from helpers.models import ROOT
+from helpers.runs import run, write_config
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
@@ -21,15 +20,7 @@ from qbheat_mm.evaluation.metrics.coco_bbox import FIGURES
 pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 
-CONFIG = """
-_base_ = [
-    '{root}/configs/_base_/datasets/coco_custom.py',
-    '{root}/configs/_base_/schedules/detr_adamw_50e.py',
-    '{root}/configs/_base_/detection_runtime.py',
-]
-model = {model}
-test_dataloader = dict(num_workers=0, persistent_workers=False)
-"""
+BASES = ('datasets/coco_custom', 'schedules/detr_adamw_50e', 'detection_runtime')
 
 
 @pytest.fixture
@@ -37,7 +28,8 @@ def project(make_coco, tmp_path):
     """Data, a config and a checkpoint whose detections are worth a little."""
     for split in ('train', 'val'):
         make_coco(split)
-    (tmp_path / 'config.py').write_text(CONFIG.format(root=ROOT, model=TINY_DETR))
+    bases = [f'{ROOT}/configs/_base_/{base}.py' for base in BASES]
+    write_config(tmp_path, *bases, model=TINY_DETR, test_dataloader=dict(num_workers=0, persistent_workers=False))
     init_default_scope('mmdet')
     torch.manual_seed(0)
     torch.save(dict(state_dict=MODELS.build(deepcopy(TINY_DETR)).state_dict()), tmp_path / 'detector.pth')
@@ -45,14 +37,8 @@ def project(make_coco, tmp_path):
 
 
 def run_test(project: Path, *options: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'test.py'), 'config.py', 'detector.pth', '--work-dir', 'run', *options],
-        cwd=project,
-        env=dict(os.environ, DATA_ROOT=str(project), OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = (sys.executable, ROOT / 'tools' / 'test.py', 'config.py', 'detector.pth', '--work-dir', 'run', *options)
+    run(*command, cwd=project, DATA_ROOT=str(project))
     return json.loads((project / 'metrics.json').read_text())
 
 

@@ -1,10 +1,10 @@
-"""k-NN accuracy of a backbone's frozen features: no training, minutes.
+"""Evaluate the frozen features of a backbone by k-NN classification, without training.
 
     python tools/analysis_tools/knn_eval.py CONFIG CHECKPOINT
 
-CONFIG is a probe's, for its backbone and its labeled data: neighbors are looked up in the training images, seen
-through the validation pipeline. CHECKPOINT is any file with such a backbone, or the word "random": random weights
-with BatchNorm statistics of the training images, the control.
+CONFIG is the config of a probe, with its backbone and its labeled data: the neighbors are training images, loaded
+with the validation pipeline. CHECKPOINT is any file with such a backbone, or the word "random" for the control:
+random weights with BatchNorm statistics of the training images.
 """
 
 from __future__ import annotations
@@ -15,25 +15,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
-from torch import nn
 from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401, registers the models
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, load_pretrained
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard
 from qbheat_mm.datasets.config_validation import check_classes
-from qbheat_mm.engine.hooks.calibrate_bn_hook import calibrate_batch_norm
-from qbheat_mm.evaluation.functional.knn import extract_features, knn_accuracy
+from qbheat_mm.evaluation.functional.features import build_encoder, calibrate_batch_norm
+from qbheat_mm.evaluation.functional.knn import collect_features, knn_accuracy
 
 
 def build_loaders(cfg: Config, num_workers: int | None) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and of the validation images, both in order and without augmentation."""
+    """Build loaders of the training and the validation images, both in order and without augmentation."""
     loaders = []
     for name in ('train_dataloader', 'val_dataloader'):
         if not cfg.get(name):
@@ -49,22 +46,8 @@ def build_loaders(cfg: Config, num_workers: int | None) -> tuple[DataLoader, Dat
     return tuple(loaders)
 
 
-def build_model(cfg: Config, checkpoint: str, loader: DataLoader, device: str, seed: int) -> nn.Module:
-    """The config's model with the checkpoint's backbone, in eval mode."""
-    torch.manual_seed(seed)
-    cfg.model.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg.model).to(device)
-    if checkpoint != 'random':
-        load_pretrained(model.backbone, checkpoint, 'backbone.')
-        return model.eval()
-    model.backbone.init_weights()
-    model.eval()
-    calibrate_batch_norm(model, loader, num_samples=2048, logger='silent')
-    return model.eval()
-
-
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line's arguments."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a config of a probe')
     parser.add_argument('checkpoint', help='weights with a backbone, or "random"')
@@ -72,7 +55,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--k', type=int, nargs='+', default=[20, 200], help='numbers of neighbors (%(default)s)')
     parser.add_argument('--temperature', type=float, default=0.07, help='of the votes (%(default)s)')
     parser.add_argument('--out', type=Path, help='also write the accuracies to this JSON file')
-    parser.add_argument('--device', default=get_device(), help='where the network runs (%(default)s)')
+    parser.add_argument('--device', default=get_device(), help='device of the network (%(default)s)')
     parser.add_argument('--num-workers', type=int, help="processes that read images; default: the config's")
     parser.add_argument('--seed', type=int, default=0, help='of random weights (%(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
@@ -88,13 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
         loaders = build_loaders(cfg, args.num_workers)
-        # Random weights take their BatchNorm statistics from images of every class.
-        shuffled = DataLoader(
-            loaders[0].dataset, batch_size=loaders[0].batch_size, shuffle=True, collate_fn=loaders[0].collate_fn
-        )
-        checkpoint = args.checkpoint if args.checkpoint == 'random' else guard(args.checkpoint, args.trust_checkpoint)
-        model = build_model(cfg, checkpoint, shuffled, args.device, args.seed)
-        bank, queries = (extract_features(model, loader) for loader in loaders)
+        if args.checkpoint == 'random':
+            model = build_encoder(cfg, seed=args.seed).to(args.device)
+            bank = loaders[0]
+            # Shuffled, so that the BatchNorm statistics are of all classes.
+            shuffled = DataLoader(bank.dataset, bank.batch_size, shuffle=True, collate_fn=bank.collate_fn)
+            calibrate_batch_norm(model, shuffled, num_samples=2048)
+        else:
+            model = build_encoder(cfg, guard(args.checkpoint, args.trust_checkpoint)).to(args.device)
+        bank, queries = (collect_features(model, loader) for loader in loaders)
         accuracy = knn_accuracy(queries, bank, args.k, args.temperature)
     except (CheckpointError, FileNotFoundError, RuntimeError, ValueError) as error:
         sys.exit(f'knn: {str(error).strip().splitlines()[-1]}')
@@ -103,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'{name}: {value:.2f} %')
     if args.out:
         report = dict(config=args.config, checkpoint=args.checkpoint, temperature=args.temperature) | accuracy
-        args.out.write_text(json.dumps(report, indent=2))
+        atomic_write(args.out, json.dumps(report, indent=2).encode())
 
 
 if __name__ == '__main__':

@@ -13,16 +13,13 @@ PyTorch's peak. What is kept for the backward pass is counted as autograd stores
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import resource
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
 
 import torch
+from _timing import MIB, Clock, median_rounds, parse_args, setting, write_json
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -36,39 +33,18 @@ import qbheat_mm  # noqa: F401
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
 CONFIGS = [str(FOLDER / f'detr_mobile-former-285m{frozen}_8xb2-150e_coco.py') for frozen in ('-frozen', '')]
-MIB = 2**20
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='*', default=CONFIGS, help='default: DETR on Mobile-Former 285m')
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
-    parser.add_argument('--batch', type=int, default=2, help='images in a step')
-    parser.add_argument('--boxes', type=int, default=7, help='boxes in a image')
-    parser.add_argument('--rounds', type=int, default=10)
-    parser.add_argument('--threads', type=int, default=1, help='threads on a CPU')
-    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
-    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
-    args = parser.parse_args()
-    if args.cpu_time and args.device != 'cpu':
-        parser.error('--cpu-time is for --device cpu')
-    return args
 
 
 class Step:
     """A detector with its optimizer, and a batch to train on."""
 
     def __init__(self, config: str, args: argparse.Namespace) -> None:
-        torch.set_num_threads(args.threads)
         register_all_modules()
         MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
         torch.manual_seed(0)
-        self.clock = process_time if args.cpu_time else perf_counter
         cfg = Config.fromfile(config)
         cfg.model.backbone.init_cfg = None
-        self.device = torch.device(args.device)
-        self.model: nn.Module = MODELS.build(cfg.model).to(self.device).train()
+        self.model: nn.Module = MODELS.build(cfg.model).to(args.device).train()
         self.optimizer: OptimWrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         images = [torch.randint(256, (3, args.size, args.size), dtype=torch.uint8) for _ in range(args.batch)]
         self.data = dict(inputs=images, data_samples=[self._sample(args.size, args.boxes) for _ in images])
@@ -84,13 +60,9 @@ class Step:
         )
         return sample
 
-    def __call__(self) -> float:
-        """Take a step; seconds to the end of its work on the device."""
-        start = self.clock()
+    def __call__(self) -> None:
+        """Take a step."""
         self.model.train_step(self.data, self.optimizer)
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
-        return self.clock() - start
 
     def kept(self) -> float:
         """MiB that a forward pass keeps for the backward pass, parameters left out, each storage once."""
@@ -121,10 +93,11 @@ class Step:
 def memory(config: str, args: argparse.Namespace) -> dict[str, float]:
     """What a run of three steps needs; called in a process of its own."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    torch.set_num_threads(args.threads)
     step = Step(config, args)
     for _ in range(3):
         step()
-    if step.device.type == 'cuda':
+    if args.device.type == 'cuda':
         peak = torch.cuda.max_memory_allocated() / MIB
     else:
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # Linux counts in KiB
@@ -137,24 +110,19 @@ def measure_memory(config: str, args: argparse.Namespace) -> dict[str, float]:
         return pool.submit(memory, config, args).result()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and print a table."""
-    args = parse_args()
-    needs = [measure_memory(config, args) for config in args.configs]
-    steps = [Step(config, args) for config in args.configs]
-    for step in steps:
-        step()  # warms up
-    times = [[step() for step in steps] for _ in range(args.rounds)]
-    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{platform.machine()}, {args.threads} thread(s)'
-    figures = {
-        Path(config).stem: dict(need, step_ms=1000 * median(own))
-        for config, need, own in zip(args.configs, needs, zip(*times))
-    }
-    clock = 'processor time' if args.cpu_time else 'wall time'
-    setting = (
-        f'{name}; torch {torch.__version__}; {args.batch} x {args.size} px; median of {args.rounds} rounds, {clock}'
-    )
-    print(f'{setting}\n')
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('configs', nargs='*', default=CONFIGS, help='default: DETR on Mobile-Former 285m')
+    parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
+    parser.add_argument('--batch', type=int, default=2, help='images in a step')
+    parser.add_argument('--boxes', type=int, default=7, help='boxes in an image')
+    args = parse_args(parser, argv, rounds=10)
+    needs = {config: measure_memory(config, args) for config in args.configs}
+    times = median_rounds({config: Step(config, args) for config in args.configs}, args.rounds, Clock(args))
+    figures = {Path(config).stem: dict(need, step_ms=1000 * times[config]) for config, need in needs.items()}
+    machine = setting(args, 'size', 'batch', 'boxes')
+    print(', '.join(f'{key} {value}' for key, value in machine.items()) + '\n')
     print('| config | step (ms) | peak (MiB) | kept for backward (MiB) | gradients and optimizer (MiB) |')
     print('|---|---|---|---|---|')
     for config, each in figures.items():
@@ -163,8 +131,7 @@ def main() -> None:
         frozen, trained = figures.values()
         ratios = ' | '.join(f'{frozen[key] / trained[key]:.2f}' for key in ('step_ms', 'peak', 'kept', 'state'))
         print(f'| the first : the second | {ratios} |')
-    if args.out:
-        args.out.write_text(json.dumps(dict(setting=setting, figures=figures), indent=2) + '\n')
+    write_json(args.out, dict(setting=machine, figures=figures))
 
 
 if __name__ == '__main__':

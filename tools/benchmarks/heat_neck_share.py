@@ -12,15 +12,12 @@ machine slows all alike; medians are shown. For comparison, one line times whole
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
 
 import torch
+from _timing import Clock, median_rounds, parse_args, setting, write_json
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -95,39 +92,22 @@ def neck_step(neck: HeatNeck, visible: Tensor, origin: Tensor, autocast: dict) -
     return optimizer_step(neck, forward_backward)
 
 
-def seconds(step: Step, device: torch.device, clock: Callable[[], float]) -> float:
-    """The time of one call, to the end of its work on the device."""
-    synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
-    synchronize()
-    start = clock()
-    step()
-    synchronize()
-    return clock() - start
-
-
-def time_steps(args: argparse.Namespace) -> dict:
-    """The median seconds of every neck and of whole steps, in rounds over all of them."""
+def build_steps(args: argparse.Namespace) -> dict:
+    """Steps of whole models, and of every neck."""
     device = args.device
     autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=args.bf16)
     images = torch.randn(args.batch_size, 3, args.size, args.size, device=device)
-    block = args.size // 32
-    origin = torch.randint(2, (args.batch_size, 2), device=device) * block
+    origin = torch.randint(2, (args.batch_size, 2), device=device) * (args.size // 32)
     models = {name: build_model(args.arch, scheme).to(device) for name, scheme in WHOLE.items()}
     steps: dict = {name: whole_step(model, images, origin, autocast) for name, model in models.items()}
     with torch.no_grad(), torch.autocast(**autocast):
-        visible = next(iter(models.values())).encode(crop_quarter(images, origin, 16))
-    for scheme, direction, commute in OPTIONS:
-        neck = HeatNeck(visible.shape[1], scheme, direction, commute).to(device)
+        latent = next(iter(models.values())).encode(crop_quarter(images, origin, 16))
+    for option in OPTIONS:
+        neck = HeatNeck(latent.shape[1], *option).to(device)
         for parameter in neck.parameters():
             nn.init.normal_(parameter, std=0.02)
-        steps[scheme, direction, commute] = neck_step(neck, visible, origin, autocast)
-    times: dict = {name: [] for name in steps}
-    clock = process_time if args.cpu_time else perf_counter
-    for _ in range(args.rounds + 1):
-        for name, step in steps.items():
-            repeats = 1 if name in WHOLE else args.neck_repeats
-            times[name].extend(seconds(step, device, clock) for _ in range(repeats))
-    return {name: median(record[len(record) // (args.rounds + 1) :]) for name, record in times.items()}  # warmed up
+        steps[option] = neck_step(neck, latent, origin, autocast)
+    return steps
 
 
 def shares(times: dict) -> list[dict]:
@@ -142,50 +122,24 @@ def shares(times: dict) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> None:
     """Time, print the table, write JSON where it was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
     parser.add_argument('--batch-size', type=int, default=256)
     parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--neck-repeats', type=int, default=3, help='runs of each neck a round')
-    parser.add_argument('--device', default='cpu', type=torch.device)
-    parser.add_argument('--threads', type=int, help='CPU threads')
     parser.add_argument('--bf16', action='store_true', help='autocast to bfloat16')
-    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
-    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
-    args = parser.parse_args(argv)
-    if args.cpu_time and args.device.type != 'cpu':
-        parser.error('--cpu-time is for --device cpu')
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse_args(parser, argv, rounds=7)
     init_default_scope('mmpretrain')
-    processor = torch.cuda.get_device_name(args.device) if args.device.type == 'cuda' else platform.processor()
-    setting = dict(
-        arch=args.arch,
-        batch_size=args.batch_size,
-        size=args.size,
-        precision='bf16' if args.bf16 else 'fp32',
-        rounds=args.rounds,
-        clock='processor' if args.cpu_time else 'wall',
-        processor=processor or platform.machine(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
-    print(', '.join(f'{key} {value}' for key, value in setting.items()), flush=True)
-    times = time_steps(args)
+    figures = setting(args, 'arch', 'batch_size', 'size', 'bf16')
+    print(', '.join(f'{key} {value}' for key, value in figures.items()), flush=True)
+    times = median_rounds(build_steps(args), args.rounds, Clock(args))
     rows = shares(times)
     print(f'\n{"scheme":<7} {"direction":<9} {"commute":<12} {"neck, ms":>9} {"share":>7}')
     for row in rows:
-        print(
-            f'{row["scheme"]:<7} {row["direction"]:<9} {row["commute"]:<12} {row["neck_s"] * 1e3:>9.2f} '
-            f'{row["share"]:>7.2%}'
-        )
-    print()
-    for name in WHOLE:
-        print(f'{name}: {times[name] * 1e3:.1f} ms')
-    if args.out:
-        whole = {name: times[name] for name in WHOLE}
-        args.out.write_text(json.dumps(dict(setting, whole_step_s=whole, necks=rows), indent=2) + '\n')
+        option = f'{row["scheme"]:<7} {row["direction"]:<9} {row["commute"]:<12}'
+        print(f'{option} {row["neck_s"] * 1e3:>9.2f} {row["share"]:>7.2%}')
+    whole = {name: times[name] for name in WHOLE}
+    print('\n' + '\n'.join(f'{name}: {each * 1e3:.1f} ms' for name, each in whole.items()))
+    write_json(args.out, dict(figures, whole_step_s=whole, necks=rows))
 
 
 if __name__ == '__main__':

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from qbheat_mm.checkpoint import atomic_dir
-from qbheat_mm.datasets.coco import shorten
-from qbheat_mm.datasets.image_folder import find_images
+from qbheat_mm.datasets.image_folder import scan_images
+from qbheat_mm.text import join_names
 
 Tree = dict[str, list[Path]]  # class -> its images
 
@@ -32,7 +32,7 @@ class LayoutError(ValueError):
 def read_classes(folder: Path) -> Tree:
     """The class folders in ``folder`` and the images at any depth in each, sorted."""
     folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-    return {entry.name: find_images(entry) for entry in folders}
+    return {entry.name: scan_images(entry) for entry in folders}
 
 
 def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
@@ -49,7 +49,7 @@ def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
         check_counts(source / 'val', val, 1, 'a class cannot be evaluated on fewer')
         for split, other, surplus in (('val', 'train', val.keys() - train), ('train', 'val', train.keys() - val)):
             if surplus:
-                raise LayoutError(f'{split}/ has classes that {other}/ lacks: {shorten(sorted(surplus), 8)}.')
+                raise LayoutError(f'{split}/ has classes that {other}/ lacks: {join_names(sorted(surplus))}.')
         return dict(train=train, val=val)
     classes = read_classes(source)
     check_counts(source, classes, 2, 'one for training and one for validation')
@@ -65,7 +65,7 @@ def check_counts(folder: Path, classes: Tree, at_least: int, why: str) -> None:
         raise LayoutError(f'"{folder}" has no sub-folders, whose names would be the classes.')
     if few := [f'{name} ({len(each)})' for name, each in classes.items() if len(each) < at_least]:
         raise LayoutError(
-            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {shorten(few, 8)}. '
+            f'Class folders of "{folder}" with fewer than {at_least} image(s), {why}: {join_names(few)}. '
             f'Add images ({", ".join(IMG_EXTENSIONS)}) or remove the folders.'
         )
 

@@ -1,6 +1,6 @@
-"""Print the environment, and what in it does not fit together with the remedy. Exits with 1 where something does not.
+"""Print the environment and its faults, each with a remedy; exits with 1 if there is one.
 
-Needs nothing but Python, so it also says why an import fails.
+It needs nothing but Python itself, so it also explains failing imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'pycocotools', 'safetensors')
 OPTIONAL = ('mmdet',)  # pre-training and probing do without
-# Distributions that bring the same files, the original ones first.
+# Distributions that install the same files, the original ones first.
 DISTRIBUTIONS = dict(
     mmengine=('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     mmcv=('mmcv', 'mmcv-lite', 'mmcv-full', 'onedl-mmcv'),
@@ -27,16 +27,19 @@ ONE_FAMILY = (
     'Remedy: a fresh environment with one family, `pip install -r requirements/onedl.txt` or '
     '`pip install -r requirements/openmmlab.txt` (`make setup` makes one).'
 )
-Problems = list[str]
+INSTALL_TORCH = 'pip install torch==2.11.0 torchvision==0.26.0'
+REMEDIES = dict(
+    torch=f'Remedy: {INSTALL_TORCH}',
+    torchvision=f'Remedy: torchvision must be built for this torch: {INSTALL_TORCH}',
+    cv2='Remedy: pip uninstall opencv-python; pip install opencv-python-headless, which needs no desktop library',
+    qbheat_mm='',  # its message names the remedy
+)
 
 
 def read_version(name: str) -> tuple[str | None, str]:
-    """The version of a package and its family, from its files and without importing it.
+    """The version of a package, None if it is not installed, and its family; read without importing it.
 
     OneDL's builds ask for the version of their own distribution (``onedl-...``), the original packages state it.
-
-    Returns:
-        None for the version where there is no such package.
     """
     spec = find_spec(name)
     if spec is None or spec.origin is None:
@@ -56,13 +59,8 @@ def _distribution_version(name: str) -> str | None:
         return None
 
 
-def find_family(families: dict[str, str], problems: Problems) -> str:
-    """Which family the OpenMMLab packages are of.
-
-    Args:
-        families: By import name, of those that are installed.
-        problems: Takes what is wrong.
-    """
+def find_family(families: dict[str, str], problems: list[str]) -> str:
+    """The family of the OpenMMLab packages, from the family of each; a mixture is added to ``problems``."""
     kinds = sorted(set(families.values()))
     if len(kinds) > 1:
         named = ', '.join(f'{name} is of the {family} one' for name, family in families.items())
@@ -71,8 +69,8 @@ def find_family(families: dict[str, str], problems: Problems) -> str:
     return kinds[0] if kinds else 'none'
 
 
-def check_distributions(versions: dict[str, str | None], problems: Problems) -> None:
-    """Distributions that overwrite each other's files leave traces: two of them, or files of another version."""
+def check_distributions(versions: dict[str, str | None], problems: list[str]) -> None:
+    """Find distributions that overwrote each other: two of them, or files of another version."""
     for name, candidates in DISTRIBUTIONS.items():
         installed = {each: found for each in candidates if (found := _distribution_version(each))}
         if len(installed) > 1:
@@ -87,8 +85,8 @@ def check_distributions(versions: dict[str, str | None], problems: Problems) -> 
             )
 
 
-def check_imports(versions: dict[str, str | None], problems: Problems) -> bool:
-    """Import everything; whether ``import qbheat_mm`` works."""
+def check_imports(versions: dict[str, str | None], problems: list[str]) -> bool:
+    """Import everything, unless there are problems already; whether ``import qbheat_mm`` works."""
     for name, found in versions.items():
         if found is None and name not in OPTIONAL:
             problems.append(
@@ -96,11 +94,8 @@ def check_imports(versions: dict[str, str | None], problems: Problems) -> bool:
             )
     if problems:
         return False
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    for name in ('torch', 'torchvision', 'cv2', 'qbheat_mm', 'mmdet.models'):
-        if name == 'mmdet.models' and versions['mmdet'] is None:
-            continue
+    sys.path.insert(0, str(ROOT))
+    for name in ('torch', 'torchvision', 'cv2', 'qbheat_mm', *(['mmdet.models'] if versions['mmdet'] else [])):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever broken packages raise
@@ -109,21 +104,14 @@ def check_imports(versions: dict[str, str | None], problems: Problems) -> bool:
     return True
 
 
-REMEDIES = dict(
-    torch='Remedy: pip install torch==2.11.0 torchvision==0.26.0',
-    torchvision='Remedy: torchvision must be built for this torch: pip install torch==2.11.0 torchvision==0.26.0',
-    cv2='Remedy: pip uninstall opencv-python; pip install opencv-python-headless, which needs no desktop library',
-    qbheat_mm='',  # its message names the remedy
-)
-
-
-def describe_devices(problems: Problems) -> list[str]:
+def describe_devices(problems: list[str]) -> list[str]:
     """CUDA and the backends of torch.distributed."""
     import torch
     from torch import distributed
 
     lines = [f'CUDA: torch was built {f"for {torch.version.cuda}" if torch.version.cuda else "without it"}']
-    if torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         for i in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(i)
             lines.append(f'  GPU {i}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB')
@@ -135,30 +123,28 @@ def describe_devices(problems: Problems) -> list[str]:
                 "There is an NVIDIA driver, but torch cannot use it. Remedy: a torch built for the driver's CUDA "
                 '(`nvidia-smi` names it), and CUDA_VISIBLE_DEVICES unset.'
             )
-    backends = dict(
-        NCCL=distributed.is_available() and distributed.is_nccl_available(),
-        gloo=distributed.is_available() and distributed.is_gloo_available(),
-    )
-    lines.append(
-        'torch.distributed: ' + ', '.join(f'{name} {"yes" if has else "no"}' for name, has in backends.items())
-    )
-    needed = 'NCCL' if torch.cuda.is_available() else 'gloo'
+    backends = {
+        name: distributed.is_available() and distributed.is_backend_available(name.lower()) for name in ('NCCL', 'gloo')
+    }
+    listed = (f'{name} {"yes" if available else "no"}' for name, available in backends.items())
+    lines.append(f'torch.distributed: {", ".join(listed)}')
+    needed = 'NCCL' if on_gpu else 'gloo'
     if not backends[needed]:
         problems.append(f'torch has no {needed}, which several processes need here. {REMEDIES["torch"]}')
     return lines
 
 
-def describe_mends() -> list[str]:
-    """Compiled ops or the stand-in, and the mends in force."""
+def describe_patches() -> list[str]:
+    """Whether mmcv's ops are compiled, and the patches of :mod:`qbheat_mm.compat`."""
     from qbheat_mm import compat
 
-    ops = 'compiled' if compat.has_compiled_ops() else 'not compiled, a stand-in takes their place (enough for us)'
-    return [f'ops of mmcv: {ops}', 'mends in force: ' + ('; '.join(compat.in_force()) or 'none')]
+    ops = 'compiled' if compat.has_compiled_ops() else 'not compiled; a placeholder suffices for this project'
+    return [f'ops of mmcv: {ops}', f'patches in force: {"; ".join(compat.applied_patches()) or "none"}']
 
 
 def main() -> None:
     """Print all of it."""
-    problems: Problems = []
+    problems: list[str] = []
     print(f'Python {platform.python_version()} ({sys.executable}) on {platform.platform()}')
     found = {name: read_version(name) for name in PACKAGES}
     versions = {name: version for name, (version, _) in found.items()}
@@ -168,7 +154,7 @@ def main() -> None:
     print(f'family of the OpenMMLab packages: {find_family(families, problems)}')
     check_distributions(versions, problems)
     if check_imports(versions, problems):
-        print('\n'.join([*describe_devices(problems), *describe_mends()]))
+        print('\n'.join([*describe_devices(problems), *describe_patches()]))
     for problem in problems:
         print(f'PROBLEM: {problem}')
     print('Everything fits.' if not problems else f'{len(problems)} problem(s), see above.')

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a virtual environment that a Makefile target can trust: usage setup_env.sh VENV REQUIREMENTS...
-# A stamp written last, holding the hash of the requirement files, tells a finished environment from a half-made
-# one; a second call with the same files returns at once.
+# Create a virtual environment for a Makefile target: usage setup_env.sh VENV REQUIREMENTS...
+# A stamp, written last and holding the hash of the requirement files, distinguishes a finished environment from a
+# partial one; a second call with the same files returns at once.
 set -euo pipefail
 venv=${1:?usage: setup_env.sh VENV REQUIREMENTS...}
 shift
@@ -12,7 +12,7 @@ wanted=$(cat "$@" setup.py "$0" | sha256sum | cut -d' ' -f1)
 
 fail() {
   echo "set-up failed: $1" >&2
-  echo "$venv is incomplete and will not be used; run the same command again once that is mended." >&2
+  echo "$venv is incomplete and will not be used; run the same command again once that is fixed." >&2
   exit 1
 }
 

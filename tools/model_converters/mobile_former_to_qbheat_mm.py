@@ -2,14 +2,14 @@
 
     python tools/model_converters/mobile_former_to_qbheat_mm.py SRC DST
 
-The size is recognized from the shapes. DST holds tensors alone, ``{'state_dict': ...}``: the backbone under
-``backbone.``, the classifier under ``head.``.
+The size is inferred from the shapes. DST holds tensors only, ``{'state_dict': ...}``: the backbone with the prefix
+``backbone.``, the classifier with ``head.``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard, read_state_dict
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict
 from qbheat_mm.models import MobileFormer, MobileFormerClsHead
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS, DownBlock, LiteBlock, MobileFormerBlock
 
-# The published sizes and the hidden widths of their classifiers.
+# Published size -> hidden width of its classifier.
 CLASSIFIER_WIDTHS = {'508m': 1920, '294m': 1920, '214m': 1600, '151m': 1280, '96m': 1280, '52m': 1024, '26m': 1024}
 
-# Our name of a part -> the authors'; first those of a block, by its kind.
+# Our name of a part -> the authors'; for each kind of block, then outside the blocks.
 TOKEN_NAMES = {
     'local_to_global.query': 'local_global.q',
     'local_to_global.gate': 'local_global.alpha.0',
@@ -67,7 +67,7 @@ OUTER_NAMES = {
 
 
 def _build(size: str, num_classes: int) -> nn.Module:
-    """Backbone and head of a size, without memory for their weights."""
+    """Backbone and head of a size on the meta device."""
     settings = ARCH_SETTINGS[size]
     with torch.device('meta'):
         backbone = MobileFormer(size, out_tokens=True)
@@ -94,15 +94,7 @@ def _block_names(block: LiteBlock | MobileFormerBlock) -> dict[str, str]:
 
 @cache
 def layout(size: str, num_classes: int = 1000) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """What a checkpoint of the authors holds.
-
-    Args:
-        size: One of the published sizes.
-        num_classes: Number of classes.
-
-    Returns:
-        The authors' name of every entry -> our name of it, and its shape.
-    """
+    """The entries of the authors' checkpoint of a published size: their name -> our name and the shape."""
     model = _build(size, num_classes)
     own = model.state_dict()
     names = {_authors_name(key, OUTER_NAMES): key for key in own if not key.startswith('backbone.stages.')}
@@ -117,13 +109,13 @@ def layout(size: str, num_classes: int = 1000) -> dict[str, tuple[str, tuple[int
 
 
 def _layout_for(state_dict: dict[str, Tensor], size: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The layout of a size with the state dict's number of classes, which need not be ImageNet's."""
+    """The layout of a size with the state dict's number of classes."""
     classifier = state_dict.get('classifier.classifier.1.weight')
     return layout(size, 1000 if classifier is None or classifier.dim() == 0 else len(classifier))
 
 
 def _differences(state_dict: dict[str, Tensor], size: str) -> list[str]:
-    """Where a state dict differs from a size, in the model's order."""
+    """How a state dict differs from a size, in the model's order."""
     expected = _layout_for(state_dict, size)
     differences = [
         f'"{key}" is missing'
@@ -136,10 +128,10 @@ def _differences(state_dict: dict[str, Tensor], size: str) -> list[str]:
 
 
 def recognize_size(state_dict: dict[str, Tensor]) -> str:
-    """The published size that has exactly these names and shapes.
+    """The published size with exactly these names and shapes.
 
     Raises:
-        CheckpointError: If there is none; says how the closest size differs first.
+        CheckpointError: If there is none; names the closest size and its first difference.
     """
     differences = {size: _differences(state_dict, size) for size in CLASSIFIER_WIDTHS}
     closest = min(differences, key=lambda size: len(differences[size]))
@@ -152,13 +144,10 @@ def recognize_size(state_dict: dict[str, Tensor]) -> str:
 
 
 def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the authors' entries; the tensors stay as they are.
-
-    Args:
-        state_dict: The authors' names -> tensors, without ``module.`` prefixes.
+    """Rename the entries of the authors' state dict (without ``module.`` prefixes); tensors are not changed.
 
     Returns:
-        Names for an ``ImageClassifier`` of `MobileFormer` and `MobileFormerClsHead` -> tensors.
+        The state dict of an ``ImageClassifier`` of `MobileFormer` and `MobileFormerClsHead`.
 
     Raises:
         CheckpointError: If the layout is unknown; names the first entry that differs.
@@ -168,26 +157,18 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_file(src: str | Path, dst: str | Path) -> str:
-    """Convert ``src``, which may hold plain tensors alone, to ``dst``, which appears complete or not at all.
-
-    Returns:
-        The size.
+    """Convert the file ``src`` to ``dst``, written atomically; returns the size.
 
     Raises:
         CheckpointError: If ``src`` cannot be read safely, or its layout is unknown.
     """
-    dst = Path(dst)
-    # Trainers like timm's put their arguments into the file as a Namespace, which runs nothing.
+    # Trainers such as timm's store their arguments as a Namespace, which executes nothing.
     with torch.serialization.safe_globals([argparse.Namespace]):
         state_dict = read_state_dict(src)
     size = recognize_size(state_dict)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dst.with_name(f'.{dst.name}.{os.getpid()}')
-    try:
-        torch.save(dict(state_dict=convert(state_dict)), temporary)
-        temporary.replace(dst)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=convert(state_dict)), buffer)
+    atomic_write(dst, buffer.getvalue())
     return size
 
 

@@ -1,8 +1,8 @@
 # Your own data in COCO's format; classes, num_classes and evaluator follow from the annotation file:
 #     DATA_ROOT=/path/to/data python tools/train.py CONFIG
-# with annotations/instances_{train,val}.json and images/ in that folder. CLASSES=person,dog takes these alone.
-# A config built on this file says model = dict(bbox_head=dict(num_classes=_base_.num_classes)).
-_base_ = []  # with it mmengine keeps to this style of config in spite of the import
+# with annotations/instances_{train,val}.json and images/ in that folder. CLASSES=person,dog selects classes.
+# Configs with this base need model = dict(bbox_head=dict(num_classes=_base_.num_classes)).
+_base_ = []  # without it, mmengine takes a config with an import for a lazy one
 
 from qbheat_mm.datasets.coco import read_classes  # noqa: E402
 

@@ -1,4 +1,4 @@
-# COCO as DETR trains on it: random flip, sizes and crops. DATA_ROOT holds annotations/, train2017/ and val2017/.
+# COCO with DETR's augmentation: random flip, sizes and crops. DATA_ROOT holds annotations/, train2017/ and val2017/.
 data_root = '{{$DATA_ROOT:data/coco}}/'
 
 scales = [(480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333)]

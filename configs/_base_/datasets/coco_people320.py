@@ -1,5 +1,5 @@
 # COCO photos with people, longest side 320 px, in COCO's format: DATA_ROOT holds images/ and
-# annotations/instances_{train,val}.json. Classes: the ten with the most boxes to train on, in the file's order.
+# annotations/instances_{train,val}.json. Classes: the ten with the most training boxes, in the order of the file.
 _base_ = './coco_detr.py'
 
 data_root = '{{$DATA_ROOT:data/coco_people320}}/'

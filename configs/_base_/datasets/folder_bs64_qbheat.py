@@ -1,4 +1,4 @@
-# Any folder of images, of any depth, without labels: DATA_ROOT=FOLDER.
+# Any folder of images, at any depth, without labels: DATA_ROOT=FOLDER.
 _base_ = './imagenet_bs128_qbheat.py'
 
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# ImageNet-1k with labels: DATA_ROOT holds train/ and val/, a folder per class. Cropping and flipping only.
+# ImageNet-1k with labels: DATA_ROOT holds train/ and val/, a folder per class. Augmentation: crops and flips.
 dataset_type = 'ImageNet'
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 

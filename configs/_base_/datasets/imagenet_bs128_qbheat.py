@@ -1,4 +1,4 @@
-# ImageNet-1k's training images without their labels: DATA_ROOT holds train/, as in mmpretrain.
+# ImageNet-1k's training images without labels: DATA_ROOT holds train/, as in mmpretrain.
 img_size = 224
 
 train_pipeline = [

@@ -1,4 +1,4 @@
-# ImageNet-1k's training images without their labels, two views of each with MoCo-v2's augmentations.
+# ImageNet-1k's training images without labels, two views of each with the augmentations of MoCo-v2.
 _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 224

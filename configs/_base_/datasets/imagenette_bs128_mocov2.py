@@ -1,4 +1,4 @@
-# Imagenette's training images without their labels at 128 px, two views of each.
+# Imagenette's training images without labels at 128 px, two views of each.
 _base_ = './imagenet_bs32_mocov2.py'
 
 img_size = 128

@@ -1,4 +1,4 @@
-# Imagenette, or any tree of class folders, at 128 px: DATA_ROOT holds train/ and val/, whose folders are the classes.
+# Imagenette, or any class folders, at 128 px: DATA_ROOT holds train/ and val/ with a folder per class.
 data_root = '{{$DATA_ROOT:data/imagenette}}'
 num_classes = int('{{$NUM_CLASSES:10}}')
 img_size = 128

@@ -1,4 +1,4 @@
-# Imagenette's training images without their labels at 128 px: a map of 8 x 8 features, a quarter of it is 4 x 4.
+# Imagenette's training images without labels at 128 px: the map has 8 x 8 features, a quarter has 4 x 4.
 _base_ = './imagenet_bs128_qbheat.py'
 
 img_size = 128

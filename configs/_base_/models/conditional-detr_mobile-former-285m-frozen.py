@@ -1,4 +1,4 @@
-# Conditional DETR on the frozen stride-16 map, as mmdet's.
+# mmdet's Conditional DETR on the frozen stride-16 map.
 _base_ = './detr_mobile-former-285m-frozen.py'
 attention = dict(embed_dims=256, num_heads=8, attn_drop=0.1)
 model = dict(

@@ -1,4 +1,4 @@
-# DAB-DETR on the frozen stride-16 map, as mmdet's.
+# mmdet's DAB-DETR on the frozen stride-16 map.
 _base_ = './conditional-detr_mobile-former-285m-frozen.py'
 attention = dict(embed_dims=256, num_heads=8, attn_drop=0.0, proj_drop=0.0)
 ffn = dict(ffn_drop=0.0, act_cfg=dict(_delete_=True, type='PReLU'))

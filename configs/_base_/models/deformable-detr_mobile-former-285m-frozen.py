@@ -1,4 +1,4 @@
-# Deformable DETR, as mmdet's, at its own strides: 8 and 16 from the frozen backbone, 32 and 64 made by the neck.
+# mmdet's Deformable DETR with strides 8 and 16 from the frozen backbone, 32 and 64 from the neck.
 model = dict(
     type='DeformableDETR',
     num_queries=300,

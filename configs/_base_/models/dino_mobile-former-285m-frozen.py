@@ -1,4 +1,4 @@
-# DINO with four levels, as mmdet's. Its 900 queries want images of at least 900 positions: 256 x 256 px have 1,360.
+# mmdet's DINO with four levels. Its 900 queries need images with at least 900 positions: 256 x 256 px have 1,360.
 _base_ = './deformable-detr_mobile-former-285m-frozen.py'
 ffn = dict(feedforward_channels=2048, ffn_drop=0.0)
 model = dict(

@@ -1,4 +1,4 @@
-# Fine-tuning: everything learns, from the pre-trained backbone on.
+# Fine-tuning: all parameters are trained, starting from the pre-trained backbone.
 _base_ = './linear_mobile-former-52m.py'
 
 model = dict(

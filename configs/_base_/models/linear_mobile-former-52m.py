@@ -1,4 +1,4 @@
-# A linear probe: the backbone is frozen, all that learns is one linear layer on its pooled features.
+# Linear probe: one linear layer is trained on the pooled features of the frozen backbone.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(
@@ -14,7 +14,7 @@ model = dict(
         frozen_stages=4,
         init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.'),
     ),
-    # What MAE's readers expect of a linear probe: normalize without affine parameters, then one linear layer.
+    # As in MAE: BatchNorm without affine parameters, then one linear layer.
     neck=[dict(type='GlobalAveragePooling'), dict(type='ClsBatchNormNeck', input_features=96)],
     head=dict(
         type='LinearClsHead',

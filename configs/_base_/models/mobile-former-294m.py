@@ -1,4 +1,4 @@
-# Mobile-Former with its authors' classifier; the other sizes override widths.
+# Mobile-Former with the authors' classification head; the other sizes override the widths.
 data_preprocessor = dict(
     num_classes=1000,
     mean=[123.675, 116.28, 103.53],

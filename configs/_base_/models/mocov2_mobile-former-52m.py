@@ -1,5 +1,5 @@
-# mmpretrain's own MoCo; the map of 52m at stride 16, as QB-Heat uses it, is pooled. Momentum in mmpretrain's
-# convention: 0.001 is the 0.999 of the paper.
+# mmpretrain's MoCo on the pooled stride-16 map of 52m, as in QB-Heat. Momentum in mmpretrain's convention: 0.001 is the
+# 0.999 of the paper.
 model = dict(
     type='MoCo',
     queue_len=65536,

@@ -1,4 +1,4 @@
-# 52m at output stride 16: 224 px give a map of 14 x 14 features, a quarter of it is 7 x 7.
+# 52m at output stride 16: the map of 224 px has 14 x 14 features, a quarter has 7 x 7.
 model = dict(
     type='QBHeat',
     patch_size=16,

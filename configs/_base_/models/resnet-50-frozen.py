@@ -1,4 +1,4 @@
-# For reference: ResNet-50 as torchvision trained it with labels, wholly frozen.
+# For reference: torchvision's supervised ResNet-50, all of it frozen.
 #     model = dict(backbone=dict(_delete_=True, out_indices=(3,), **_base_.resnet), neck=dict(in_channels=[2048]))
 resnet = dict(
     type='ResNet',

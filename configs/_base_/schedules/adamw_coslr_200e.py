@@ -21,5 +21,5 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
-# lr belongs to a batch of 1,024 images; another batch scales it.
+# The learning rate is for a total batch of 1,024 and scales linearly with it.
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

@@ -1,4 +1,4 @@
-# Deformable DETR's 50 epochs: 16 GPUs with 2 images each, and smaller steps for where attention looks.
+# The 50 epochs of Deformable DETR: 16 GPUs with 2 images each, and a lower learning rate for the sampling locations.
 _base_ = './detr_adamw_50e.py'
 optim_wrapper = dict(
     optimizer=dict(lr=2e-4),

@@ -13,5 +13,5 @@ train_cfg = dict(by_epoch=True, max_epochs=450, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# 8 GPUs with 128 images each; another batch scales the learning rate
+# 8 GPUs with 128 images each; the learning rate scales linearly with the total batch.
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

@@ -1,4 +1,4 @@
-# The small size, with labels and without: AdamW, one epoch of warm-up, cosine, 12 epochs; lr for a batch of 128.
+# Imagenette, supervised or not: AdamW, one epoch of warm-up, cosine, 12 epochs; lr for a batch of 128.
 max_epochs = 12
 
 optim_wrapper = dict(

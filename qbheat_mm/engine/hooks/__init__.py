@@ -1,6 +1,5 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .calibrate_bn_hook import CalibrateBNHook
-from .checkpoint_guard_hook import CheckpointGuardHook
 from .class_check_hook import ClassCheckHook
 from .compile_hook import CompileHook
 from .dataset_check_hook import DatasetCheckHook
@@ -10,6 +9,7 @@ from .heat_statistics_hook import HeatStatisticsHook
 from .invalid_loss_hook import InvalidLossHook
 from .knn_hook import KnnHook
 from .plain_checkpoint_hook import PlainCheckpointHook
+from .preemption_hook import PreemptionHook
 from .queue_check_hook import QueueCheckHook
 from .reconstruction_hook import ReconstructionHook
 from .skipped_images_hook import SkippedImagesHook
@@ -20,7 +20,6 @@ from .whitening_hook import WhiteningHook
 __all__ = [
     'AtomicCheckpointHook',
     'CalibrateBNHook',
-    'CheckpointGuardHook',
     'ClassCheckHook',
     'CompileHook',
     'DatasetCheckHook',
@@ -30,6 +29,7 @@ __all__ = [
     'InvalidLossHook',
     'KnnHook',
     'PlainCheckpointHook',
+    'PreemptionHook',
     'QueueCheckHook',
     'ReconstructionHook',
     'SkippedImagesHook',

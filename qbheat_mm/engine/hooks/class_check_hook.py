@@ -1,4 +1,4 @@
-"""Compare classes before training on them."""
+"""Check classes before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...datasets.config_validation import check_classes
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Stop before training where training and validation data differ in their classes, or the head in their number."""
+    """Stop before training if the classes of training data, validation data and head differ."""
 
     priority = 'HIGH'
 
@@ -24,8 +24,8 @@ class ClassCheckHook(Hook):
         """
         model = get_ori_model(runner.model)
         if not hasattr(model, 'head'):
-            return  # a detector, whose annotations DatasetCheckHook looks at
-        head = getattr(model.head, 'heads', [model.head])[0]  # several, with several learning rates
+            return  # a detector, which DatasetCheckHook checks
+        head = getattr(model.head, 'heads', [model.head])[0]  # LRSweepHead has several
         train = runner.train_dataloader.dataset
         val = train if runner.val_loop is None else runner.val_dataloader.dataset
         check_classes(train, val, getattr(head, 'num_classes', None))

@@ -1,4 +1,4 @@
-"""Compile parts of a model, by config."""
+"""torch.compile for parts of a model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mmpretrain.utils import get_ori_model
 class CompileHook(Hook):
     """Compile parts of the model with torch.compile before training.
 
-    The parts are compiled in place: parameters keep their names, checkpoints fit with and without. mmengine's own
-    ``compile=True`` compiles the whole ``train_step``, optimizer and logging included, which breaks its graph.
+    They are compiled in place, so that parameters keep their names and checkpoints fit with and without this hook.
+    mmengine's ``compile=True`` compiles the whole ``train_step``, whose optimizer and logging break the graph.
 
     Args:
-        modules: Names of the parts, as in ``named_modules``. Defaults to QB-Heat's encoder and decoder.
+        modules: Names as in ``named_modules``. Defaults to QB-Heat's encoder and decoder.
         **kwargs: Arguments of ``torch.compile``.
 
     Raises:
-        AttributeError: If the model has no such part.
+        AttributeError: If the model lacks one of them.
     """
 
     priority = 'VERY_LOW'
@@ -32,7 +32,7 @@ class CompileHook(Hook):
         self.kwargs = kwargs
 
     def before_train(self, runner: Runner) -> None:
-        """Mark the parts; they are compiled when they first run."""
+        """Mark the modules, which are compiled on their first call."""
         model = get_ori_model(runner.model)
         for name in self.modules:
             model.get_submodule(name).compile(**self.kwargs)

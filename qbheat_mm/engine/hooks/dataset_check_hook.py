@@ -1,4 +1,4 @@
-"""Look at the data before training on it."""
+"""Pre-flight validation of detection data."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from ...datasets.config_validation import check_config
 
 @HOOKS.register_module()
 class DatasetCheckHook(Hook):
-    """Check the COCO datasets of a detection config before its first iteration, and stop where they are wrong.
-
-    Put it into ``default_hooks``, as ``check_dataset=dict(type='DatasetCheckHook')``; then
-    ``--cfg-options default_hooks.check_dataset.enabled=False`` leaves it out.
+    """Validate the COCO datasets of a detection config before its first iteration, and stop after errors.
 
     Args:
-        sample: How many images of each dataset are decoded; that all are there is checked in any case.
-        enabled: Whether to check.
+        sample: Number of images of each dataset that are decoded; that all files exist is checked in any case.
     """
 
-    def __init__(self, sample: int = 200, enabled: bool = True) -> None:
+    def __init__(self, sample: int = 200) -> None:
         self.sample = sample
-        self.enabled = enabled
 
     def before_train(self, runner: Runner) -> None:
         """Check in the main process; stop in all.
@@ -33,8 +28,6 @@ class DatasetCheckHook(Hook):
         Raises:
             AnnotationError: With all errors found.
         """
-        if not self.enabled:
-            return
         errors = [None]
         if is_main_process():
             report = check_config(runner.cfg, splits=('train', 'val'), sample=self.sample)
@@ -48,6 +41,6 @@ class DatasetCheckHook(Hook):
             raise AnnotationError(
                 'The data cannot be trained on:\n  '
                 + '\n  '.join(errors[0])
-                + '\n`python tools/misc/check_dataset.py CONFIG` checks again. To train in spite of it: '
-                '--cfg-options default_hooks.check_dataset.enabled=False'
+                + '\n`python tools/misc/check_dataset.py CONFIG` repeats this check. To train all the '
+                'same: --cfg-options default_hooks.dataset_check=None'
             )

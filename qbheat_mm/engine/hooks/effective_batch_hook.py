@@ -1,4 +1,4 @@
-"""Say what a run really trains with."""
+"""Log the effective batch size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class EffectiveBatchHook(Hook):
-    """Before training, log the effective batch size and the peak learning rates that follow from it.
+    """Before training, log the effective batch size and the peak learning rates.
 
-    mmengine logs by how much ``auto_scale_lr`` scales, not what comes out.
+    mmengine logs the factor of ``auto_scale_lr``, but not the result.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -21,7 +21,7 @@ class EffectiveBatchHook(Hook):
         batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         rates = {
-            group.get('initial_lr', group['lr']): None  # schedulers keep the peak; a dict keeps the order
+            group.get('initial_lr', group['lr']): None  # the schedulers' peak; a dict keeps the order
             for group in runner.optim_wrapper.optimizer.param_groups
         }
         base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')

@@ -1,4 +1,4 @@
-"""Watch a pre-training learn: k-NN accuracy on a labeled subset, every few epochs."""
+"""k-NN accuracy on a labeled subset during pre-training."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets.config_validation import check_classes
-from ...evaluation.functional.knn import extract_features, knn_accuracy
+from ...evaluation.functional.knn import collect_features, knn_accuracy
 
 
 @HOOKS.register_module()
 class KnnHook(Hook):
-    """Before the first and after every n-th epoch, classify one labeled dataset by its neighbors in another.
+    """Before training and after every n-th epoch, evaluate the features of the backbone by k-NN classification.
 
-    Logged as ``knn/top1_k<k>`` in %. Nothing learns from these labels, and the training goes on as it would without:
-    no random number of it is used up.
+    Logs ``knn/top1_k<k>`` in %. Training does not use the labels and is bit-identical to training without the hook:
+    the hook restores the random state.
 
     Args:
-        bank: Config of the labeled dataset in which neighbors are looked up; without augmentation.
-        queries: Config of the labeled dataset that is classified.
-        interval: Epochs between two looks.
+        bank: Config of the labeled dataset that holds the neighbors, without augmentation.
+        queries: Config of the labeled dataset to classify.
+        interval: Epochs between two evaluations.
         ks: Numbers of neighbors.
-        temperature: Of the votes.
+        temperature: Temperature of the votes.
         batch_size: Images at a time, per process.
         num_workers: Processes that read images.
     """
@@ -55,21 +55,21 @@ class KnnHook(Hook):
         ]
 
     def before_train(self, runner: Runner) -> None:
-        """Open the data, so that what is wrong with it shows now, and take a first look at an untrained model."""
+        """Build the loaders, which checks the data early, and evaluate the untrained model."""
         self.loaders = [Runner.build_dataloader(config, seed=0) for config in self._configs]
         check_classes(*(loader.dataset for loader in self.loaders))
         if runner.iter == 0:
-            self._look(runner)
+            self._evaluate(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Every n-th epoch."""
+        """Evaluate every n-th epoch."""
         if self.every_n_epochs(runner, self.interval):
-            self._look(runner)
+            self._evaluate(runner)
 
-    def _look(self, runner: Runner) -> None:
+    def _evaluate(self, runner: Runner) -> None:
         runner.model.eval()
-        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed when it starts
-            bank, queries = (extract_features(runner.model, loader) for loader in self.loaders)
+        with torch.random.fork_rng(devices=[]):  # a DataLoader takes a random seed when it starts
+            bank, queries = (collect_features(runner.model, loader) for loader in self.loaders)
         runner.model.train()
         scalars = knn_accuracy(queries, bank, self.ks, self.temperature)
         for name, value in scalars.items():

@@ -1,4 +1,4 @@
-"""Refuse a queue that batches do not fill evenly."""
+"""Check MoCo's queue against the batch size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpretrain.utils import get_ori_model
 
 @HOOKS.register_module()
 class QueueCheckHook(Hook):
-    """Before MoCo trains, check what mmpretrain's asserts in the middle of an iteration, without the numbers."""
+    """Before MoCo trains, check what mmpretrain asserts within an iteration without naming the numbers."""
 
     def before_train(self, runner: Runner) -> None:
         """Check.
@@ -19,23 +19,18 @@ class QueueCheckHook(Hook):
         Raises:
             ValueError: If the global batch does not divide the queue, or the last batch of an epoch is smaller.
         """
-        model = get_ori_model(runner.model)
-        loader = runner.train_dataloader
-        processes, queue = dist.get_world_size(), model.queue_len
-        batch = processes * loader.batch_size
+        loader, queue = runner.train_dataloader, get_ori_model(runner.model).queue_len
+        processes, size = dist.get_world_size(), loader.batch_size
+        batch = processes * size
         if queue % batch:
             fitting = [
-                size for size in range(1, min(queue, 4 * batch) // processes + 1) if not queue % (size * processes)
+                each for each in range(1, min(queue, 4 * batch) // processes + 1) if not queue % (each * processes)
             ]
-            nearest = min(fitting, key=lambda size: abs(size - loader.batch_size), default=None)
-            remedy = (
-                f'train_dataloader.batch_size={nearest} would do'
-                if nearest
-                else f'no batch of {processes} processes would do'
-            )
+            nearest = min(fitting, key=lambda each: abs(each - size), default=None)
+            remedy = f'train_dataloader.batch_size={nearest}' if nearest else f'no batch of {processes} processes'
             raise ValueError(
                 f'MoCo: model.queue_len={queue} is not a multiple of the global batch of {processes} process(es) x '
-                f'{loader.batch_size} = {batch}; {remedy}, or model.queue_len={max(queue // batch, 1) * batch}.'
+                f'{size} = {batch}; {remedy} would do, or model.queue_len={max(queue // batch, 1) * batch}.'
             )
         if not loader.drop_last and len(loader.dataset) % batch:
             raise ValueError(

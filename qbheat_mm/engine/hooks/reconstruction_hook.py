@@ -1,4 +1,4 @@
-"""See what the model reconstructs while it learns."""
+"""Visualize reconstructions during pre-training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ...visualization import draw_reconstructions
 
 @HOOKS.register_module()
 class ReconstructionHook(Hook):
-    """After every few epochs, draw reconstructions of fixed images through ``runner.visualizer``.
+    """Every ``interval`` epochs, and after the last, draw reconstructions of fixed images with ``runner.visualizer``.
 
-    They go wherever the visualizer's backends write: ``vis_data/vis_image`` of the work dir, TensorBoard, W&B, ...
+    Its backends determine where they are stored: ``vis_data/vis_image`` in the work dir, TensorBoard, W&B, ...
 
     Args:
         images: A folder, or image files.
-        limit: How many to draw at the most.
+        limit: Maximum number of images.
         interval: Epochs between drawings.
-        visible: Which block stays visible, see ``QuarterMask``; a fixed one, so that drawings compare.
+        visible: The visible block, see ``QuarterMask``; a fixed one makes drawings comparable.
 
     Raises:
-        FileNotFoundError: Before training, if there is no image.
+        FileNotFoundError: Before training, if an image is missing or there is none.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ReconstructionHook(Hook):
         self.visible = visible
 
     def before_train(self, runner: Runner) -> None:
-        """Look for the images now and not hours later."""
+        """List the images, so that a missing one stops the run now."""
         self._img_size = training_size(runner.cfg)
         self._files = list_images(self.images)[: self.limit]
 

@@ -1,4 +1,4 @@
-"""Tell which images could not be read."""
+"""Report images that could not be read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets import ImageFolderDataset
+from ...text import join_names
 
 
 @HOOKS.register_module()
@@ -16,7 +17,7 @@ class SkippedImagesHook(Hook):
     """After each epoch, count and name the images that ``ImageFolderDataset`` newly had to skip.
 
     Args:
-        max_names: How many to name at the most.
+        max_names: Maximum number of names.
     """
 
     def __init__(self, max_names: int = 20) -> None:
@@ -35,8 +36,7 @@ class SkippedImagesHook(Hook):
         skipped = dataset.skipped_images()
         if len(skipped) > self._told:
             self._told = len(skipped)
-            names = ', '.join(skipped[: self.max_names])
-            more = f' and {len(skipped) - self.max_names} more' if len(skipped) > self.max_names else ''
             runner.logger.warning(
-                f'{len(skipped)} of {len(dataset)} images could not be read and were skipped: {names}{more}'
+                f'{len(skipped)} of {len(dataset)} images could not be read and were skipped: '
+                + join_names(skipped, self.max_names)
             )

@@ -1,4 +1,4 @@
-"""How fast a run goes, and how much memory it takes."""
+"""Throughput and memory in the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Log images per second over all processes, and on a CPU the peak memory of the main process in MiB.
+    """Log images per second over all processes, data loading included, and without a GPU the peak memory in MiB.
 
-    They stand in each line of the log beside progress, ETA and, on a GPU, its memory, all of which mmengine gives,
-    and with the other scalars as ``train/images_per_sec`` and ``train/memory``. Loading the data counts.
+    They appear in each line of the log and as the scalars ``train/images_per_sec`` and ``train/memory`` (of the main
+    process). mmengine itself logs the memory of a GPU.
     """
 
     priority = 'NORMAL'  # after IterTimerHook, which is registered before, and before LoggerHook
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Put both into the message hub, where the log takes them from."""
+        """Add both to the message hub, from which the log is written."""
         hub, loader = runner.message_hub, runner.train_dataloader
         if 'train/time' in hub.log_scalars:  # else the config has no IterTimerHook
             batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio

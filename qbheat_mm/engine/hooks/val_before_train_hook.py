@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class ValBeforeTrainHook(Hook):
-    """Run the validation loop on the initial weights, so that every curve has its starting point."""
+    """Run the validation loop on the initial weights, the first point of every curve."""
 
     priority = 'VERY_LOW'  # after CalibrateBNHook
 

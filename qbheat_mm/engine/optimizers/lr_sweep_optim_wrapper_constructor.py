@@ -1,4 +1,4 @@
-"""A learning rate of its own for each head of a LRSweepHead."""
+"""One learning rate per head of a LRSweepHead."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ...models.heads import LRSweepHead
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LRSweepOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """One parameter group per head, at that head's rate; the optimizer's own ``lr`` is not used.
+    """One parameter group per head with that head's learning rate; the optimizer's own ``lr`` is not used.
 
-    Schedulers and ``auto_scale_lr`` scale each group's rate. Nothing else may learn, and no gradient is clipped,
-    since either would couple the heads.
+    Schedulers and ``auto_scale_lr`` scale each group's rate. Other trainable parameters and gradient clipping would
+    couple the heads, so both are refused.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper.
 
         Raises:
-            ValueError: If the heads would not be independent of each other.
+            ValueError: If the heads would not be independent.
         """
         model = getattr(model, 'module', model)
         if not isinstance(model.head, LRSweepHead):

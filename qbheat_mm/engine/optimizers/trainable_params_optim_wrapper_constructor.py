@@ -1,4 +1,4 @@
-"""An optimizer that knows nothing of frozen parameters, and handles the others together."""
+"""An optimizer for the trainable parameters alone, in few groups."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import nn
 class TrainableParamsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Give the optimizer the parameters that require a gradient, and no others.
 
-    mmengine's own constructor hands over frozen ones too, or, with a ``paramwise_cfg``, warns once for each of them.
-    This one says once which entries of ``paramwise_cfg.custom_keys`` set a learning rate for frozen parameters only.
+    mmengine's constructor includes frozen ones, or warns of each with a ``paramwise_cfg``. This one warns once of
+    ``paramwise_cfg.custom_keys`` that set a learning rate for frozen parameters only.
 
-    With a ``paramwise_cfg`` mmengine makes a group of each parameter, hundreds of them, and optimizers work a group at
-    a time. Here parameters with the same settings share one.
+    With a ``paramwise_cfg`` mmengine makes one group per parameter, hundreds of them, which optimizers process one by
+    one. Here parameters with the same settings share a group.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper.
 
         Raises:
-            ValueError: If nothing in the model requires a gradient.
+            ValueError: If no parameter of the model requires a gradient.
         """
         model = getattr(model, 'module', model)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -38,7 +38,7 @@ class TrainableParamsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return super().__call__(model)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None) -> None:
-        """Add the parameters of a module, and do not enter one that is frozen as a whole."""
+        """Add the parameters of a module, unless it is entirely frozen."""
         if any(parameter.requires_grad for parameter in module.parameters()):
             super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:
@@ -54,16 +54,16 @@ class TrainableParamsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         idle = [repr(key) for key in custom_keys if 'lr_mult' in custom_keys[key] and trained.get(key) is False]
         if idle:
             print_log(
-                f'paramwise_cfg.custom_keys sets a learning rate for {", ".join(idle)}, but every parameter there is '
-                'frozen: it has no effect. Train them (model.backbone.frozen_stages=-1 for a backbone), or leave the '
-                'entry out.',
+                f'paramwise_cfg.custom_keys sets a learning rate for {", ".join(idle)}, but all of these parameters '
+                'are frozen, so it has no effect. Train them (model.backbone.frozen_stages=-1 for a backbone), or '
+                'remove the entry.',
                 logger='current',
                 level=logging.WARNING,
             )
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:
-    """Parameter groups with the same settings as one, in the order of their first parameters."""
+    """Merge parameter groups with the same settings, in the order of their first parameters."""
     merged: dict[tuple, dict] = {}
     for group in groups:
         settings = tuple(sorted((key, value) for key, value in group.items() if key != 'params'))

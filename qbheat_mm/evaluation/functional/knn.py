@@ -12,6 +12,8 @@ from mmpretrain.utils import get_ori_model
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .features import extract_features
+
 
 @torch.no_grad()
 def knn_predict(
@@ -25,11 +27,10 @@ def knn_predict(
 ) -> dict[int, Tensor]:
     """Classify each query by its k most similar bank features, as `Wu et al. <https://arxiv.org/abs/1805.01978>`_.
 
-    A neighbor votes for its class with exp(s / T), s the cosine similarity (all votes are divided by exp(1 / T), so
-    that none overflows). At no time there are more than
-    ``query_block * bank_block`` similarities: 0.27 GB in float32 by default. For ImageNet-1k (a bank of 1.28 M, 50,000
-    queries) and 160 channels in float32 the bank takes 0.82 GB (0.41 GB in float16), the queries 0.03 GB; the full
-    matrix would take 256 GB.
+    A neighbor votes for its class with exp(s / T), s the cosine similarity; all votes are divided by exp(1 / T), so
+    that none overflows. At most ``query_block * bank_block`` similarities are in memory, by default 0.27 GB in
+    float32. For ImageNet-1k (a bank of 1.28 M, 50,000 queries) and 160 channels in float32 the bank takes 0.82 GB and
+    the queries 0.03 GB; the full matrix would take 256 GB.
 
     Args:
         queries: (Q, C), any float type.
@@ -61,43 +62,33 @@ def knn_predict(
 
 
 def _nearest(queries: Tensor, bank: Tensor, k: int, bank_block: int) -> tuple[Tensor, Tensor]:
-    """The k largest similarities (q, k) of normalized queries, in descending order, and where they lie in the bank."""
+    """The k largest similarities (q, k) of normalized queries, in descending order, and their indices in the bank."""
     best = queries.new_empty(len(queries), 0)
-    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    indices = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), bank_block):
         block = F.normalize(bank[start : start + bank_block].float(), dim=1)
         similarity, index = (queries @ block.T).topk(min(k, len(block)))
-        best, place = torch.cat([best, similarity], 1), torch.cat([place, index + start], 1)
+        best, indices = torch.cat([best, similarity], 1), torch.cat([indices, index + start], 1)
         best, kept = best.topk(min(k, best.shape[1]))
-        place = place.gather(1, kept)
-    return best, place
+        indices = indices.gather(1, kept)
+    return best, indices
 
 
-@torch.no_grad()
-def extract_features(model: BaseModel, loader: DataLoader) -> tuple[Tensor, Tensor]:
-    """The backbone's last feature map, averaged over positions, of every image of a dataset.
-
-    The model's mode is the caller's. Several processes share the work and all get the result.
+def collect_features(model: BaseModel, loader: DataLoader) -> tuple[Tensor, Tensor]:
+    """Extract the pooled features of all images of a dataset; several processes share the work.
 
     Args:
-        model: Has ``backbone`` and ``data_preprocessor``.
+        model: Has ``backbone`` and ``data_preprocessor``; its mode is left as it is.
         loader: In the order of its dataset (``DefaultSampler(shuffle=False)``), with labels.
 
     Returns:
-        Features (N, C) in float32 and labels (N,).
+        Features (N, C) in float32 and labels (N,), the same in every process.
     """
     model = get_ori_model(model)
-    features, labels = [], []
-    for data in loader:
-        data = model.data_preprocessor(data, False)
-        outs = model.backbone(data['inputs'])
-        maps = [out for out in outs if out.ndim == 4]  # a supervised Mobile-Former returns tokens too
-        features.append((maps[-1].mean((2, 3)) if maps else outs[-1]).float())
-        labels.append(torch.cat([sample.gt_label for sample in data['data_samples']]).to(features[-1].device))
-    size = len(loader.dataset)
-    # Each process had every n-th image, and some had one twice at the end.
+    batches = zip(*extract_features(model.backbone, model.data_preprocessor, loader, pool=True), strict=True)
+    # Each process had every n-th image, and the sampler repeats images where the processes would have unequal numbers.
     return tuple(
-        torch.stack(dist.all_gather(torch.cat(each)), dim=1).flatten(0, 1)[:size] for each in (features, labels)
+        torch.stack(dist.all_gather(torch.cat(each)), dim=1).flatten(0, 1)[: len(loader.dataset)] for each in batches
     )
 
 
@@ -107,7 +98,7 @@ def knn_accuracy(
     ks: Sequence[int] = (20, 200),
     temperature: float = 0.07,
 ) -> dict[str, float]:
-    """Top-1 accuracy in %; several processes, which all have the same features, share the work.
+    """Top-1 accuracy of k-NN in %; several processes, all with the same features, share the work.
 
     Args:
         queries: Features (Q, C) and labels (Q,).

@@ -72,7 +72,7 @@ def _pixel_heads(x: Tensor, num_heads: int) -> Tensor:
 class _DynamicMax(torch.autograd.Function):
     """max(a1 x, a2 x), keeping x and the coefficients for the backward pass but no product of them.
 
-    Every full-size step has at most one broadcast operand: with two, PyTorch's CPU kernels do not vectorise.
+    Every full-size step has at most one broadcast operand: with two, PyTorch's CPU kernels do not vectorize.
     """
 
     @staticmethod
@@ -331,6 +331,8 @@ def _check_arch(stem_channels: int, token_dims: int, num_tokens: int, blocks: Se
     for field, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ValueError(f'arch.{field}={value!r} must be a whole number larger than 0')
+    if token_dims % 4:
+        raise ValueError(f'arch.token_dims={token_dims} must be a multiple of 4, the attention heads of the tokens')
     if not isinstance(blocks, (list, tuple)):
         raise ValueError(f'arch.blocks={blocks!r} must be a list of rows')
     for i, row in enumerate(blocks):

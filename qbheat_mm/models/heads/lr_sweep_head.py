@@ -17,8 +17,8 @@ class LRSweepHead(BaseModule):
     """Independent copies of a head, each trained at a learning rate of its own.
 
     All start from the same weights, those that the head would have by itself, and see the same features. Nothing
-    couples them, so that each learns what it would learn alone: ``LRSweepOptimWrapperConstructor`` gives each its rate, and
-    ``LRSweepAccuracy`` reports each.
+    couples them, so each learns what it would learn alone. ``LRSweepOptimWrapperConstructor`` sets the rates,
+    ``LRSweepAccuracy`` reports the accuracies.
 
     Args:
         head: Config of a classification head.

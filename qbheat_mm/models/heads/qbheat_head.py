@@ -42,7 +42,15 @@ class QBHeatPretrainHead(BaseModule):
 
         Returns:
             ``loss``, a scalar.
+
+        Raises:
+            ValueError: If the decoder does not predict as many values per position as the target has.
         """
+        if pred.shape != patches.shape:
+            raise ValueError(
+                f'The decoder predicts {pred.shape[-1]} values per position, the target has {patches.shape[-1]}: set '
+                f'decoder.out_channels={patches.shape[-1]}.'
+            )
         with torch.autocast(pred.device.type, enabled=False):
             return dict(loss=self.loss_module(pred.float(), self.construct_target(patches.float())))
 

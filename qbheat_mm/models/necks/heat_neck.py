@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...arguments import check_arguments
 from ...heat import CommutingGenerators, check_scheme, commutator, propagator
 
-Step = Callable[[Tensor, Tensor], Tensor]  # features, whether each goes ahead -> the features one block away
+Step = Callable[[Tensor, Tensor], Tensor]
 
 
 @MODELS.register_module()
@@ -30,9 +30,9 @@ class HeatNeck(BaseModule):
     Args:
         in_channels: Channels C of the features.
         scheme: ``'euler'``, a number of Euler sub-steps, or ``'exp'``, see :func:`qbheat_mm.heat.propagator`; or
-            ``'none'``, the control without an equation: copies, nothing learned.
-        direction: ``'signed'``, one A and one B, and the sign of the displacement does left and up; or
-            ``'separate'``, a matrix of its own for right, left, down and up.
+            ``'none'``, the control without an equation: features are copied, nothing is learned.
+        direction: ``'signed'``, one A and one B, where left and up are negative displacements; or ``'separate'``, one
+            matrix each for right, left, down and up.
         commute: ``'none'``; ``'penalty'``, which adds ||AB - BA||_F^2 to the losses as ``loss_commute``; or
             ``'shared_basis'``, generators that commute by construction.
     """
@@ -78,32 +78,32 @@ class HeatNeck(BaseModule):
     def propagators(self) -> tuple[Tensor, Tensor]:
         """P_x and P_y, each (2, C, C) in float32: one block forward, one block back."""
         generators = self.generators()
-        back = -1.0 if self.direction == 'signed' else 1.0
+        back = -1.0 if self.direction == 'signed' else 1.0  # separate matrices for left and up have their own sign
         displacement = torch.tensor([1.0, back], device=generators[0].device)
         return propagator(torch.stack(generators).float(), displacement, self.scheme).unbind()
 
-    def forward(self, visible: Tensor, origin: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, origin: Tensor) -> Tensor:
         """Features of the visible block to features of the whole image.
 
         Args:
-            visible: (N, C, h, w), the features of the visible block.
+            latent: (N, C, h, w), the features of the visible block.
             origin: (N, 2), row and column of the block's top left cell in the whole map.
 
         Returns:
             (N, C, 2h, 2w) in float32, in channels-last memory.
         """
-        with torch.autocast(visible.device.type, enabled=False):
+        with torch.autocast(latent.device.type, enabled=False):
             step_x, step_y = self._steps()
-            features = visible.float().permute(0, 2, 3, 1).contiguous()
-            features = _double(features, step_x, origin[:, 1], dim=2)
-            features = _double(features, step_y, origin[:, 0], dim=1)
+            features = latent.float().permute(0, 2, 3, 1).contiguous()  # (N, h, w, C)
+            features = _extrapolate(features, step_x, origin[:, 1], dim=2)
+            features = _extrapolate(features, step_y, origin[:, 0], dim=1)
             return _Roll.apply(features, origin).permute(0, 3, 1, 2)
 
     def _steps(self) -> list[Step]:
         """What carries features one block along x, and along y."""
         if self.scheme == 'none':
-            return [_copy, _copy]
-        if self.scheme == 'euler' and self.direction == 'signed':
+            return [lambda z, ahead: z] * 2
+        if self.scheme == 'euler' and self.direction == 'signed':  # z + d A z: one product for both directions
             return [partial(_add_difference, generator[0].float()) for generator in self.generators()]
         return [partial(_propagate, *propagators) for propagators in self.propagators()]
 
@@ -116,31 +116,26 @@ class HeatNeck(BaseModule):
             return dict(loss_commute=commutator(a[:, None], b[None]).square().sum())
 
 
-def _copy(features: Tensor, ahead: Tensor) -> Tensor:
-    """The control: nothing changes."""
-    return features
+def _add_difference(generator: Tensor, z: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by I + d A, d = 1 where ``ahead`` (N, h or 1, w or 1, 1), else -1."""
+    return torch.addcmul(z, torch.where(ahead, 1.0, -1.0), z @ generator.mT)
 
 
-def _propagate(forward: Tensor, back: Tensor, features: Tensor, ahead: Tensor) -> Tensor:
-    """Features (N, h, w, C) by the propagator (C, C) of each cell's direction, ``ahead`` (N, h or 1, w or 1, 1)."""
-    return torch.where(ahead, features @ forward.mT, features @ back.mT)
+def _propagate(forward: Tensor, back: Tensor, z: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by the propagator of each cell's direction."""
+    return torch.where(ahead, z @ forward.mT, z @ back.mT)
 
 
-def _add_difference(generator: Tensor, features: Tensor, ahead: Tensor) -> Tensor:
-    """The same where both are I + d A, d = 1 or -1: one product with A (C, C) does for both directions."""
-    displacement = torch.where(ahead, 1.0, -1.0)
-    return torch.addcmul(features, displacement, features @ generator.mT)
-
-
-def _double(block: Tensor, step: Step, start: Tensor, dim: int) -> Tensor:
+def _extrapolate(block: Tensor, step: Step, start: Tensor, dim: int) -> Tensor:
     """Append, along one dimension, to the cells of the visible block what they predict one block away.
 
     The block covers the cells ``start`` to ``start + w`` of 2w, so each of its w cells predicts exactly one masked
-    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind.
+    cell: the first ``w - start`` of them the cell one block ahead, the others the one behind. Modulo 2w these are the
+    same cell: appended to the block, the predictions close a ring, which :class:`_Roll` turns by ``start``.
 
     Args:
         block: (N, h, w, C).
-        step: Takes features and, broadcast against them, whether each goes ahead or back; gives the moved ones.
+        step: Takes features and whether each goes ahead or back, gives the features one block away.
         start: (N,), between 0 and w.
         dim: 2 for w, along x, or 1 for h, along y.
 
@@ -153,9 +148,9 @@ def _double(block: Tensor, step: Step, start: Tensor, dim: int) -> Tensor:
 
 
 class _Roll(torch.autograd.Function):
-    """Turn each sample's map, a ring in both dimensions, by its own shift; the gradient is turned back.
+    """``torch.roll`` with a shift of its own for each sample; the gradient is rolled back.
 
-    Autograd's own gradient of indexing would add into the map cell by cell, as if cells could be taken twice.
+    Autograd's gradient of indexing would add into the map cell by cell, as if a cell could be read twice.
     """
 
     @staticmethod
@@ -171,5 +166,5 @@ class _Roll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient, turned back."""
+        """The gradient, rolled back."""
         return _Roll.apply(gradient, -ctx.shift), None

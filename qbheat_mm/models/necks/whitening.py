@@ -45,8 +45,8 @@ class WhiteningLayer(nn.Module):
         """
         if self.mean.isnan().any():
             raise RuntimeError(
-                "Whitening has no statistics. Add custom_hooks=[dict(type='WhiteningHook')] to the config, which takes "
-                'them before training, or load a checkpoint that carries them.'
+                "Whitening has no statistics. Add default_hooks=dict(whitening=dict(type='WhiteningHook')) to the "
+                'config, which collects them before training, or load a checkpoint that contains them.'
             )
         mean = self.mean.view(-1, *[1] * (features.ndim - 2))
         # Large numbers cancel here, which half precision would leave as noise.

@@ -10,20 +10,16 @@ from torch import Tensor
 
 from ...arguments import check_arguments
 from ...datasets.transforms.quarter_mask import check_quarters, visible_origins
-from ..utils import (
-    check_feature_map,
-    crop_quarter,
-    gather_patches,
-    gather_tokens,
-    masked_cells,
-    patchify,
-    unpatchify,
-)
+from ..utils import check_feature_map, crop_quarter, gather_patches, gather_tokens, masked_cells, patchify, unpatchify
 
 
 @MODELS.register_module()
 class QBHeat(BaseSelfSupervisor):
     """`Self-Supervised Learning based on Heat Equation <https://arxiv.org/abs/2211.13228>`_.
+
+    One quarter of the image is encoded alone; its features are extrapolated linearly, z(x + dx, y) = (I + dx A) z and
+    z(x, y + dy) = (I + dy B) z, to the other three quarters; a decoder predicts their pixels. A *cell* is a position of
+    the feature map, ``patch_size`` pixels wide; the visible quarter has h x w of them, the whole image L = 4hw.
 
     Args:
         backbone: Any backbone of mmpretrain whose last output is a feature map; it sees the visible quarter alone.
@@ -70,7 +66,7 @@ class QBHeat(BaseSelfSupervisor):
         return self.head.loss(pred, self.target(inputs, masked_ids)) | self.neck.losses()
 
     def predict_masked(self, inputs: Tensor, data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
-        """Predictions at the masked positions (N, 3L/4, V), and their indices (N, 3L/4) among all L."""
+        """The method: predictions at the masked positions (N, 3L/4, V), and their indices (N, 3L/4) among all L."""
         check_quarters(inputs.shape[2:], self.patch_size)
         origin = visible_origins(data_samples, inputs.device)  # (N, 2), cells
         visible = crop_quarter(inputs, origin, self.patch_size)  # (N, 3, H/2, W/2)
@@ -99,13 +95,18 @@ class QBHeat(BaseSelfSupervisor):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[DataSample]) -> list[DataSample]:
-        """Reconstruct images (N, 3, H, W), normalized, from one quarter.
+        """Reconstruct images (N, 3, H, W), normalized, from one quarter; for models that predict pixels.
 
         Returns:
             The samples with ``reconstruction`` (3, H, W), pixel values of 0 to 255 in the channel order of the
             normalized input, the visible quarter copied in, and the metrics ``masked_loss`` and ``constant_loss``
             (the best constant per patch).
+
+        Raises:
+            ValueError: If the model predicts what a target generator makes.
         """
+        if self.target_generator is not None:
+            raise ValueError(f'{type(self.target_generator).__name__} targets cannot be drawn; only pixels can.')
         pred, masked_ids = self.predict_masked(inputs, data_samples)
         patches = patchify(inputs.float(), self.patch_size)
         masked = gather_tokens(patches, masked_ids)

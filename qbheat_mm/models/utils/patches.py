@@ -113,12 +113,11 @@ def check_feature_map(backbone: nn.Module, images: Tensor, features: Tensor, cha
             f'{name} gives {found} for a quarter; QBHeat needs a feature map (N, C, h, w). Look for an option like '
             "out_type='featmap' (transformers) or gap_before_final_norm=False (ConvNeXt)."
         )
-    if features.shape[1] != channels:
-        raise ValueError(f'{name} gives {features.shape[1]} channels, but neck.in_channels={channels}.')
-    rows, columns = features.shape[2:]
-    if (rows, columns) != (height // stride, width // stride):
+    expected = (channels, height // stride, width // stride)
+    if tuple(features.shape[1:]) != expected:
+        found, wanted = (f'{c} channels of {w} x {h} features' for c, h, w in (features.shape[1:], expected))
         raise ValueError(
-            f'{name} turns a quarter of {width} x {height} px into {columns} x {rows} features, but '
-            f'patch_size={stride} wants {width // stride} x {height // stride}: set patch_size to the stride of the '
-            "backbone's last output, or choose another output (out_indices, output_stride)."
+            f'{name} gives {found} for a quarter of {width} x {height} px, but neck.in_channels={channels} and '
+            f'patch_size={stride} want {wanted}: set these to the channels and stride of its last output, or choose '
+            'another output of the backbone (arch, out_indices, output_stride).'
         )

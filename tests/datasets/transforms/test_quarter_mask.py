@@ -2,18 +2,22 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
 
 from qbheat_mm.datasets import QuarterMask
+from qbheat_mm.datasets.transforms.quarter_mask import visible_origins
 
 
-def draws(mask: QuarterMask, count: int = 400) -> Counter:
+def origins(mask: QuarterMask, height: int, width: int | None = None, count: int = 400) -> Counter:
     np.random.seed(0)
-    return Counter(mask(dict())['visible_origin'] for _ in range(count))
+    image = np.empty((height, width or height, 3), np.uint8)
+    return Counter(mask(dict(img=image))['visible_origin'] for _ in range(count))
 
 
 def test_corner_takes_each_of_four_equally_often():
-    counts = draws(TRANSFORMS.build(dict(type='QuarterMask', input_size=224)))
+    counts = origins(TRANSFORMS.build(dict(type='QuarterMask')), 224)
     assert set(counts) == {(0, 0), (0, 7), (7, 0), (7, 7)}
     assert min(counts.values()) > 70
 
@@ -23,26 +27,41 @@ def test_corner_takes_each_of_four_equally_often():
     [('top_left', (0, 0)), ('top_right', (0, 4)), ('bottom_left', (4, 0)), ('bottom_right', (4, 4))],
 )
 def test_named_corner_stays(visible, origin):
-    assert set(draws(QuarterMask(128, visible=visible), 20)) == {origin}
+    assert set(origins(QuarterMask(visible=visible), 128, count=20)) == {origin}
 
 
 def test_center_leaves_the_same_margin_all_around():
-    assert set(draws(QuarterMask(256, visible='center'), 20)) == {(4, 4)}
+    assert set(origins(QuarterMask(visible='center'), 256, count=20)) == {(4, 4)}
 
 
-def test_random_takes_every_offset():
-    assert len(draws(QuarterMask(64, visible='random'))) == 9
+def test_random_takes_every_offset_of_an_image_of_any_shape():
+    assert len(origins(QuarterMask(visible='random'), 64)) == 9
+    assert len(origins(QuarterMask(visible='random'), 64, 32)) == 6
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'message'),
+    ('kwargs', 'size', 'message'),
     [
-        (dict(input_size=200), '192 or 224 would do'),
-        (dict(input_size=224, stride=32), '192 or 256'),
-        (dict(input_size=224, visible='center'), '192 or 256'),
-        (dict(input_size=224, visible='middle'), "visible='middle'"),
+        ({}, 200, '200 px.*192 or 224 px would do'),
+        ({}, 20, '32 px would do'),
+        (dict(patch_size=32), 224, '192 or 256'),
+        (dict(visible='center'), 224, 'margin of whole cells.*192 or 256'),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_would(kwargs, message):
+def test_a_size_without_whole_cells_is_refused_with_those_that_would_do(kwargs, size, message):
     with pytest.raises(ValueError, match=message):
-        QuarterMask(**kwargs)
+        origins(QuarterMask(**kwargs), size, count=1)
+
+
+def test_unknown_placement_is_refused():
+    with pytest.raises(ValueError, match="visible='middle'"):
+        QuarterMask(visible='middle')
+
+
+def test_origins_are_read_from_the_samples_or_missed():
+    samples = [DataSample() for _ in range(2)]
+    with pytest.raises(KeyError, match='QuarterMask'):
+        visible_origins(samples, torch.device('cpu'))
+    for sample, origin in zip(samples, [(0, 2), (1, 1)]):
+        sample.set_field(origin, 'visible_origin', field_type='metainfo')
+    assert visible_origins(samples, torch.device('cpu')).tolist() == [[0, 2], [1, 1]]

@@ -1,42 +1,21 @@
-"""At every moment there is a whole checkpoint, and a run resumes from a whole one."""
+"""At every moment there is a complete checkpoint, and a run resumes from a complete one."""
 
 import errno
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.models import write_images
-from helpers.runs import At, pretraining, same_bits
+from helpers.runs import log_of, pretraining, same_bits
+from mmengine.logging import MessageHub, MMLogger
 
-from qbheat_mm.checkpoint import CheckpointError, read_checkpoint
+from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.checkpoint.resume import own_checkpoints
-from qbheat_mm.engine import whole_files
 from qbheat_mm.engine.hooks import AtomicCheckpointHook
-from qbheat_mm.engine.hooks.atomic_checkpoint_hook import _obey_the_parent_alone
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
-
-
-def log_of(work_dir: Path) -> str:
-    return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
 
 
 def names(work_dir: Path) -> list[str]:
     return sorted(path.name for path in work_dir.glob('*.pth*'))
-
-
-def send_sigterm() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(('spoilt', 'epoch'), [(['epoch_3.pth'], 2), (['epoch_3.pth', 'epoch_2.pth'], 1)])
@@ -56,7 +35,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(images, tmp
 
 def test_where_nothing_is_whole_it_stops(images, tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'nothing whole to resume from.*epoch_1\.pth.*Start over without'):
+    with pytest.raises(
+        CheckpointError, match=r'no complete checkpoint to resume from.*epoch_1\.pth.*Start over without'
+    ):
         pretraining(tmp_path, images, resume=True).train()
 
 
@@ -87,7 +68,7 @@ class Disk:
 
     def __init__(self, folder: Path, monkeypatch, full_at: int | None = None) -> None:
         self.folder, self.full_at, self.seen = folder, full_at, []
-        monkeypatch.setattr(whole_files.os, 'fsync', self.fsync)
+        monkeypatch.setattr(os, 'fsync', self.fsync)
 
     def fsync(self, number: int) -> None:
         self.seen.append([path.name for path in sorted(self.folder.glob('*.pth'))])
@@ -119,89 +100,34 @@ def test_a_run_killed_before_the_removal_removes_on_resume(images, tmp_path, mon
         patch.setattr(AtomicCheckpointHook, '_remove', lambda hook, path: exit(9) if 'epoch_1' in path else None)
         with pytest.raises(SystemExit):
             pretraining(tmp_path, images, dict(max_keep_ckpts=1)).train()
-    (tmp_path / 'epoch_9.pth.partial').write_bytes(b'of a killed run')
-    assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_9.pth.partial']
+    for name in ('epoch_9.pth', 'last_checkpoint'):
+        (tmp_path / f'{name}.0a1b2c3d.partial').write_bytes(b'of a killed run')
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_9.pth.0a1b2c3d.partial']
     pretraining(tmp_path, images, dict(max_keep_ckpts=1), resume=True).train()
     assert names(tmp_path) == ['epoch_2.pth']
+    assert not list(tmp_path.glob('*.partial'))
 
 
-def test_the_best_checkpoint_is_replaced_after_the_new_one_is_written(tmp_path, monkeypatch):
-    """Called as the validation loop calls it, with a score that rises."""
-    from types import SimpleNamespace
-
-    from mmengine.logging import MessageHub, MMLogger
-
-    disk = Disk(tmp_path, monkeypatch)
-    hub = MessageHub.get_instance('best checkpoints')
-
-    def save_checkpoint(out_dir, filename, *args, **kwargs):
-        hook.file_backend.put(b'weights', hook.file_backend.join_path(out_dir, filename))
-
+def test_the_best_checkpoint_is_removed_after_the_new_one_is_written_and_stays_if_it_is_not(tmp_path, monkeypatch):
+    """Called as the validation loop calls it, with a score that rises, on a disk that is full in the end."""
+    disk = Disk(tmp_path, monkeypatch, full_at=3)
     runner = SimpleNamespace(
         work_dir=str(tmp_path),
-        message_hub=hub,
+        message_hub=MessageHub.get_instance('best checkpoints'),
         logger=MMLogger.get_current_instance(),
-        epoch=0,
         iter=0,
-        save_checkpoint=save_checkpoint,
+        save_checkpoint=lambda out_dir, filename, **kwargs: hook.file_backend.put(b'weights', f'{out_dir}/{filename}'),
     )
     hook = AtomicCheckpointHook(save_best='acc', rule='greater')
     hook.before_train(runner)
     for runner.epoch in (1, 2):
         hook.after_val_epoch(runner, dict(acc=runner.epoch / 10))
-    hook.after_train(runner)
     assert disk.seen == [[], ['best_acc_epoch_1.pth']]
     assert names(tmp_path) == ['best_acc_epoch_2.pth']
-
-
-def test_sigterm_keeps_the_iteration_and_ends_with_143(images, tmp_path):
-    pretraining(tmp_path / 'whole', images).train()
-    handler = signal.getsignal(signal.SIGTERM)
-    runner = pretraining(tmp_path / 'cut', images)
-    runner.register_hook(At(6, send_sigterm))
-    with pytest.raises(SystemExit) as info:
-        runner.train()
-    signal.signal(signal.SIGTERM, handler)
-    assert info.value.code == 143
-    assert 'SIGTERM: stopped at iteration 6, kept in' in log_of(tmp_path / 'cut')
-    assert names(tmp_path / 'cut') == ['epoch_1.pth', 'interrupted.pth']
-    content = read_checkpoint(tmp_path / 'cut' / 'interrupted.pth')
-    assert content['resume_point'] == dict(done=2, batches=4)
-
-    pretraining(tmp_path / 'cut', images, resume=True).train()
-    assert signal.getsignal(signal.SIGTERM) is handler
-    assert names(tmp_path / 'cut') == ['epoch_1.pth', 'epoch_2.pth']
-    assert same_bits(tmp_path / 'cut' / 'epoch_2.pth', tmp_path / 'whole' / 'epoch_2.pth')
-
-
-def test_sigterm_waits_for_accumulated_gradients(images, tmp_path):
-    handler = signal.getsignal(signal.SIGTERM)
-    runner = pretraining(tmp_path, images, optim_wrapper=dict(accumulative_counts=2))
-    runner.register_hook(At(5, send_sigterm))
-    with pytest.raises(SystemExit):
-        runner.train()
-    signal.signal(signal.SIGTERM, handler)
-    assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 6
-
-
-def ignorant_of_it(queue) -> None:
-    _obey_the_parent_alone(None, 0)
-    queue.put('ready')
-    time.sleep(600)
-
-
-def test_workers_leave_sigterm_to_the_main_process_and_end_when_that_ends_them():
-    context = multiprocessing.get_context('fork')
-    queue = context.Queue()
-    worker = context.Process(target=ignorant_of_it, args=(queue,), daemon=True)
-    worker.start()
-    assert queue.get(timeout=60) == 'ready'
-    subprocess.run([sys.executable, '-S', '-c', f'import os; os.kill({worker.pid}, 15)'], check=True)  # another process
-    worker.join(0.5)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(60)
-    assert worker.exitcode == 0
+    runner.epoch = 3
+    with pytest.raises(OSError, match=r'best_acc_epoch_3\.pth" cannot be written'):
+        hook.after_val_epoch(runner, dict(acc=0.3))
+    assert names(tmp_path) == ['best_acc_epoch_2.pth']
 
 
 def test_another_store_is_left_to_mmengine():

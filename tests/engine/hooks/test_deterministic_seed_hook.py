@@ -4,17 +4,9 @@ import logging
 
 import pytest
 import torch
-from helpers.models import write_images
 from helpers.runs import At, pretraining, same_bits
 
 EVERY_ITERATION = dict(by_epoch=False, interval=1)
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('images')
-    write_images(folder, 8)
-    return folder
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +36,7 @@ def test_a_run_goes_on_from_any_iteration(whole, images, tmp_path, iteration, wo
 
 def test_without_the_hook_it_does_not(whole, images, tmp_path):
     """What the comparison above is worth."""
-    resume(tmp_path, images, whole / 'iter_4.pth', draws=False)
+    resume(tmp_path, images, whole / 'iter_4.pth', seeded=False)
     assert not same_bits(tmp_path / 'iter_8.pth', whole / 'iter_8.pth')
 
 
@@ -81,6 +73,6 @@ def test_another_batch_size_starts_the_epoch_over_and_says_so(whole, images, tmp
 
 
 def test_a_checkpoint_of_another_run_is_resumed_from_as_ever(images, tmp_path):
-    pretraining(tmp_path / 'stock', images, draws=False, train_cfg=dict(by_epoch=True, max_epochs=1)).train()
+    pretraining(tmp_path / 'stock', images, seeded=False, train_cfg=dict(by_epoch=True, max_epochs=1)).train()
     runner = resume(tmp_path / 'ours', images, tmp_path / 'stock' / 'epoch_1.pth')
     assert runner.iter == 8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import qbheat_config, write_images
-from test_hooks import build_runner
+from helpers.runs import build_runner
 
 from qbheat_mm.engine.hooks.heat_statistics_hook import heat_statistics
 from qbheat_mm.models import HeatNeck
@@ -56,7 +56,6 @@ def test_a_run_logs_the_generators_it_ends_with(options, tmp_path):
     runner = build_runner(
         tmp_path / 'run',
         tmp_path / 'images',
-        f'statistics{NECKS.index(options) if options in NECKS else "none"}',
         model=model,
         custom_hooks=[dict(type='HeatStatisticsHook')],
     )

@@ -2,103 +2,38 @@ import json
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from helpers.models import PIPELINE, frozen_classifier_config, qbheat_config, write_images
-from mmengine.config import Config
-from mmengine.logging import HistoryBuffer, MMLogger
+from helpers.models import frozen_classifier_config, qbheat_config, write_images
+from helpers.runs import build_runner, image_loader
+from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from qbheat_mm.checkpoint import read_checkpoint
-from qbheat_mm.engine.hooks import InvalidLossHook, PlainCheckpointHook, invalid_loss_hook
-
-
-def build_runner(work_dir, images, name, sampler='DefaultSampler', **kwargs) -> Runner:
-    """A QB-Heat run of a few iterations."""
-    loader = dict(
-        batch_size=4,
-        num_workers=0,
-        sampler=dict(type=sampler, shuffle=True),
-        collate_fn=dict(type='default_collate'),
-        dataset=dict(type='ImageFolderDataset', data_root=str(images), with_label=False, pipeline=PIPELINE),
-    )
-    cfg = dict(
-        model=qbheat_config(),
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
-        default_scope='mmpretrain',
-        custom_hooks=[dict(type='PlainCheckpointHook'), dict(type='InvalidLossHook'), dict(type='SkippedImagesHook')],
-        randomness=dict(seed=0),
-        work_dir=str(work_dir),
-        experiment_name=name,
-    )
-    return Runner.from_cfg(Config(dict(cfg, **kwargs)))
-
-
-def test_checkpoints_are_plain_and_resume(tmp_path):
-    write_images(tmp_path / 'images', 8)
-    build_runner(tmp_path / 'run', tmp_path / 'images', 'plain').train()
-    content = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')  # weights_only=True
-    losses = content['message_hub']['log_scalars']['train/loss']['log_history']
-    assert len(losses) == 2
-    assert all(type(loss) is float for loss in losses)
-
-    runner = build_runner(
-        tmp_path / 'run', tmp_path / 'images', 'resumed', resume=True, train_cfg=dict(by_epoch=True, max_epochs=2)
-    )
-    runner.train()
-    assert runner.iter == 4
-    buffer = runner.message_hub.get_scalar('train/loss')
-    assert buffer.data[0][:2].tolist() == losses
-
-
-def test_numpy_values_become_plain_ones_and_others_stay():
-    checkpoint = dict(
-        state_dict=dict(weight=torch.ones(1)),
-        optimizer=dict(state=torch.ones(1)),
-        meta=dict(score=np.float64(0.5), classes=('cat', 'dog'), mean=np.arange(2)),
-        message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])), runtime_info=dict(), resumed_keys=dict()),
-    )
-    hook = PlainCheckpointHook()
-    hook.before_save_checkpoint(None, checkpoint)
-    assert type(checkpoint['meta']['score']) is float
-    assert checkpoint['meta'] == dict(score=0.5, classes=('cat', 'dog'), mean=[0, 1])
-    hook.after_load_checkpoint(None, checkpoint)
-    assert checkpoint['message_hub']['log_scalars']['loss'].mean() == 1.0
-
-
-def test_checkpoints_of_stock_runs_pass():
-    buffer = HistoryBuffer([1.0], [1])
-    checkpoint = dict(message_hub=dict(log_scalars=dict(loss=buffer)))
-    PlainCheckpointHook().after_load_checkpoint(None, checkpoint)
-    assert checkpoint['message_hub']['log_scalars']['loss'] is buffer
-    PlainCheckpointHook().after_load_checkpoint(None, dict(state_dict=dict()))
+from qbheat_mm.engine.hooks import InvalidLossHook, invalid_loss_hook
 
 
 def test_a_run_skips_broken_images_and_names_them(tmp_path):
     write_images(tmp_path / 'images', 7)
     (tmp_path / 'images' / 'broken.jpg').write_text('no image')
-    build_runner(tmp_path / 'run', tmp_path / 'images', 'skips').train()
-    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    build_runner(tmp_path, tmp_path / 'images').train()
+    log = next(tmp_path.glob('*/*.log')).read_text()
     assert '1 of 8 images could not be read and were skipped' in log
     assert 'broken.jpg' in log
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(tmp_path):
-    write_images(tmp_path / 'images', 8)
-    runner = build_runner(tmp_path / 'run', tmp_path / 'images', 'nan')
+def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(images, tmp_path):
+    runner = build_runner(tmp_path, images)
     with torch.no_grad():
         runner.model.neck.generator_x.fill_(float('nan'))
     with pytest.raises(
         FloatingPointError, match=r'The loss or its gradient is not finite at iteration 1 \(epoch 1.*none yet'
     ):
         runner.train()
-    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def break_after(runner: Runner, iteration: int, value: float, *names: str) -> None:
@@ -119,14 +54,12 @@ def break_after(runner: Runner, iteration: int, value: float, *names: str) -> No
 )
 @pytest.mark.parametrize(('waits', 'clip'), [(False, None), (True, None), (False, dict(max_norm=1.0))])
 def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoint(
-    tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits, clip
+    images, tmp_path, monkeypatch, epochs, checkpoint, broken_at, kept, waits, clip
 ):
     monkeypatch.setattr(invalid_loss_hook, '_has_to_wait', lambda flag: waits)  # as on a GPU
-    write_images(tmp_path / 'images', 8)
     runner = build_runner(
-        tmp_path / 'run',
-        tmp_path / 'images',
-        f'gradient{epochs}{broken_at}{waits}{bool(clip)}',
+        tmp_path,
+        images,
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), clip_grad=clip),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', **checkpoint)),
@@ -139,31 +72,27 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_next_checkpoin
     ):
         runner.train()
     assert torch.isfinite(runner.model.neck.generator_x).all() == (not waits)  # else the step was taken
-    assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == kept
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == kept
 
 
-def test_weights_that_the_last_step_broke_enter_no_checkpoint(tmp_path):
+def test_weights_that_the_last_step_broke_enter_no_checkpoint(images, tmp_path):
     """Its gradient was finite, and so was the loss before it."""
-    write_images(tmp_path / 'images', 8)
-    runner = build_runner(
-        tmp_path / 'run', tmp_path / 'images', 'step', optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e30))
-    )
+    runner = build_runner(tmp_path, images, optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e30)))
     for iteration in (1, 2):
         break_after(runner, iteration, 0.0, *(n for n, each in runner.model.named_parameters() if each.requires_grad))
     break_after(runner, 2, 1e30)
     with pytest.raises(FloatingPointError, match=r'state_dict\.neck\.generator_x.* after iteration 2 .*none yet'):
         runner.train()
-    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert not list(tmp_path.glob('*.pth'))
 
 
-def test_an_optimizer_state_that_overflowed_enters_no_checkpoint(tmp_path):
-    write_images(tmp_path / 'images', 8)
-    runner = build_runner(tmp_path / 'run', tmp_path / 'images', 'overflow')
+def test_an_optimizer_state_that_overflowed_enters_no_checkpoint(images, tmp_path):
+    runner = build_runner(tmp_path, images)
     break_after(runner, 2, 1e30)  # finite, its square is not: AdamW would never move A again
     with pytest.raises(FloatingPointError, match=r'1 of \d+ tensors, optimizer\..*exp_avg_sq.* after iteration 2 '):
         runner.train()
     assert torch.isfinite(runner.model.neck.generator_x).all()
-    assert not list((tmp_path / 'run').glob('*.pth'))
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def all_finite(path) -> bool:
@@ -183,14 +112,12 @@ def all_finite(path) -> bool:
     ],
     ids=str,
 )
-def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_iteration(tmp_path, neck, clip):
-    write_images(tmp_path / 'images', 8)
+def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_iteration(images, tmp_path, neck, clip):
     model = qbheat_config(decoder=dict(depth=2))
     model['neck'].update(neck)
     runner = build_runner(
-        tmp_path / 'run',
-        tmp_path / 'images',
-        f'long{neck}{clip}'.replace(' ', ''),
+        tmp_path,
+        images,
         sampler='InfiniteSampler',  # mmengine waits two seconds where a loader by iterations starts over
         model=model,
         train_cfg=dict(by_epoch=False, max_iters=1000),
@@ -203,8 +130,8 @@ def test_a_thousand_steps_at_ten_times_the_rate_stay_finite_or_stop_with_the_ite
         assert re.search(rf'iteration {runner.iter + 1} |after iteration {runner.iter} ', str(error))  # noqa: PT017
     else:
         assert runner.iter == 1000
-        assert (tmp_path / 'run' / 'iter_1000.pth').is_file()
-    assert all(all_finite(path) for path in (tmp_path / 'run').glob('*.pth'))
+        assert (tmp_path / 'iter_1000.pth').is_file()
+    assert all(all_finite(path) for path in tmp_path.glob('*.pth'))
 
 
 class ScaledWrapper(AmpOptimWrapper):
@@ -236,12 +163,10 @@ def scaled_wrapper():
     ],
     ids=['19', '20', '20 with clipping', '12 and 12'],
 )
-def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip, stops_at):
-    write_images(tmp_path / 'images', 8)
+def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(images, tmp_path, broken, clip, stops_at):
     runner = build_runner(
-        tmp_path / 'run',
-        tmp_path / 'images',
-        f'scaler{len(broken)}{clip}'.replace(' ', ''),
+        tmp_path,
+        images,
         sampler='InfiniteSampler',
         train_cfg=dict(by_epoch=False, max_iters=28),
         optim_wrapper=dict(type='ScaledWrapper', optimizer=dict(type='AdamW', lr=1e-3), clip_grad=clip),
@@ -251,7 +176,7 @@ def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip,
         break_after(runner, iteration, float('inf'))
     if stops_at is None:
         runner.train()
-        assert all_finite(tmp_path / 'run' / 'iter_28.pth')
+        assert all_finite(tmp_path / 'iter_28.pth')
     else:
         with pytest.raises(
             FloatingPointError,
@@ -261,11 +186,10 @@ def test_a_scaler_may_skip_steps_but_not_twenty_in_a_row(tmp_path, broken, clip,
 
 
 @pytest.mark.usefixtures('scaled_wrapper')
-def test_a_skipped_step_forgives_its_loss_and_another_does_not(tmp_path, monkeypatch):
-    write_images(tmp_path / 'images', 8)
+def test_a_skipped_step_forgives_its_loss_and_another_does_not(images, tmp_path, monkeypatch):
     options = dict(optim_wrapper=dict(type='ScaledWrapper', optimizer=dict(type='AdamW', lr=1e-3)))
-    for name, factor, stops in (('skipped', float('nan'), False), ('taken', 1.0, True)):
-        runner = build_runner(tmp_path / 'run', tmp_path / 'images', name, **options)
+    for factor, stops in ((float('nan'), False), (1.0, True)):
+        runner = build_runner(tmp_path, images, **options)
         parse_losses = runner.model.parse_losses
 
         def parse(losses, parse_losses=parse_losses, factor=factor):
@@ -316,31 +240,16 @@ def test_calibration_gives_the_backbone_the_statistics_of_its_data():
     assert not norm.running_mean.any()  # a resumed run keeps its statistics
 
 
-def test_validation_before_training_opens_the_curve(tmp_path):
-    write_images(tmp_path / 'images', 8)
-    loader = dict(
-        batch_size=4,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='default_collate'),
-        dataset=dict(
-            type='ImageFolderDataset',
-            data_root=str(tmp_path / 'images'),
-            with_label=False,
-            test_mode=True,
-            pipeline=PIPELINE,
-        ),
-    )
+def test_validation_before_training_opens_the_curve(images, tmp_path):
     build_runner(
-        tmp_path / 'run',
-        tmp_path / 'images',
-        'first',
-        val_dataloader=loader,
+        tmp_path,
+        images,
+        val_dataloader=image_loader(images, test_mode=True),
         val_cfg=dict(),
         val_evaluator=dict(type='ReconstructionLoss'),
-        custom_hooks=[dict(type='ValBeforeTrainHook'), dict(type='PlainCheckpointHook')],
+        custom_hooks=[dict(type='ValBeforeTrainHook')],
     ).train()
-    (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    (scalars,) = tmp_path.glob('*/vis_data/scalars.json')
     records = [json.loads(line) for line in scalars.read_text().splitlines()]
     curve = [(r['step'], r['reconstruction/masked_loss']) for r in records if 'reconstruction/masked_loss' in r]
     assert [step for step, _ in curve] == [0, 1]

@@ -2,8 +2,7 @@ import json
 
 import pytest
 import torch
-from helpers.models import write_images
-from test_hooks import build_runner
+from helpers.runs import build_runner
 
 from qbheat_mm.checkpoint import read_checkpoint
 
@@ -20,47 +19,38 @@ def knn(bank, queries, **kwargs) -> dict:
     )
 
 
-@pytest.fixture
-def data(tmp_path):
-    for split, seed in (('train', 0), ('val', 9)):
-        for i, name in enumerate(('cat', 'dog')):
-            write_images(tmp_path / split / name, 4, seed=seed + i)
-    return tmp_path
-
-
-def run(data, name, hooks):
+def run(probe_data, name, hooks):
     runner = build_runner(
-        data / name,
-        data / 'train',
-        name,
+        probe_data / name,
+        probe_data / 'train',
         train_cfg=dict(by_epoch=True, max_epochs=3),
-        custom_hooks=[dict(type='PlainCheckpointHook'), *hooks],
+        custom_hooks=hooks,
     )
     runner.train()
     return runner
 
 
-def test_the_curve_starts_before_training_and_training_is_as_without(data):
-    runner = run(data, 'with', [knn(data / 'train', data / 'val')])
-    records = [json.loads(line) for line in next((data / 'with').glob('*/vis_data/scalars.json')).open()]
+def test_the_curve_starts_before_training_and_training_is_bit_identical_to_that_without(probe_data):
+    runner = run(probe_data, 'with', [knn(probe_data / 'train', probe_data / 'val')])
+    records = [json.loads(line) for line in next((probe_data / 'with').glob('*/vis_data/scalars.json')).open()]
     curve = [(each['step'], each['knn/top1_k1'], each['knn/top1_k3']) for each in records if 'knn/top1_k1' in each]
     assert [step for step, *_ in curve] == [0, 4]  # iterations
     assert all(0 <= value <= 100 for _, *values in curve for value in values)
     assert runner.model.training
-    stored = read_checkpoint(data / 'with' / 'epoch_3.pth')['message_hub']['log_scalars']['knn/top1_k1']['log_history']
-    assert stored == [value for _, value, _ in curve]
+    scalars = read_checkpoint(probe_data / 'with' / 'epoch_3.pth')['message_hub']['log_scalars']
+    assert scalars['knn/top1_k1']['log_history'] == [value for _, value, _ in curve]
 
-    without = run(data, 'without', [])
+    without = run(probe_data, 'without', [])
     for name, value in runner.model.state_dict().items():
         assert torch.equal(value, without.model.state_dict()[name]), name
 
 
-def test_images_that_are_their_own_neighbors_are_all_classified(data):
-    runner = run(data, 'self', [knn(data / 'train', data / 'train')])
+def test_images_that_are_their_own_neighbors_are_all_classified(probe_data):
+    runner = run(probe_data, 'self', [knn(probe_data / 'train', probe_data / 'train')])
     assert runner.message_hub.get_scalar('knn/top1_k1').current() == 100
 
 
-def test_different_classes_are_refused_before_training(data):
-    (data / 'val' / 'dog').rename(data / 'val' / 'fox')
+def test_different_classes_are_refused_before_training(probe_data):
+    (probe_data / 'val' / 'dog').rename(probe_data / 'val' / 'fox')
     with pytest.raises(ValueError, match=r'train lacks fox; val lacks dog'):
-        run(data, 'classes', [knn(data / 'train', data / 'val')])
+        run(probe_data, 'classes', [knn(probe_data / 'train', probe_data / 'val')])

@@ -1,4 +1,4 @@
-"""What stands in the log of every run, and in TensorBoard."""
+"""The log of every run, and TensorBoard."""
 
 import argparse
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import ROOT
-from helpers.run_config import runner_config
+from helpers.runs import run_config
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -15,11 +15,11 @@ OPTION = 'visualizer.vis_backends.0.type=TensorboardVisBackend'
 
 
 @pytest.fixture
-def run(tmp_path) -> Runner:
+def run(images, tmp_path) -> Runner:
     """A finished run of two epochs with our runtime, its scalars in TensorBoard."""
     cfg = Config.fromfile(ROOT / 'configs' / '_base_' / 'default_runtime.py')
-    small = runner_config(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
-    cfg.merge_from_dict({k: v for k, v in small.items() if k not in ('default_hooks', 'custom_hooks')})
+    small = run_config(tmp_path, images, train_cfg=dict(by_epoch=True, max_epochs=2))
+    cfg.merge_from_dict({key: value for key, value in small.items() if key != 'default_hooks'})
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     cfg.merge_from_dict(parser.parse_args(['--cfg-options', OPTION, 'default_hooks.logger.interval=1']).cfg_options)

@@ -1,4 +1,4 @@
-"""The statistics of a Whitening: of the training data, taken once."""
+"""WhiteningHook sets the statistics of the training data, once."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
 
-from qbheat_mm.engine.hooks.whitening_hook import Moments, fit_whitening
+from qbheat_mm.engine.hooks.whitening_hook import fit_whitening
 
 
 def build_model(*neck: dict) -> torch.nn.Module:
@@ -32,7 +32,7 @@ def run_hook(model, iter=0, num_samples=192):
 
 
 def test_features_are_white_after_the_hook():
-    # BatchNorm comes after it and would move its own statistics if the model were in train mode meanwhile.
+    # In train mode the BatchNorm after it would update its own statistics.
     model = build_model(WHITENING, dict(type='ClsBatchNormNeck', input_features=20))
     run_hook(model)
     assert model.training
@@ -43,7 +43,7 @@ def test_features_are_white_after_the_hook():
     torch.testing.assert_close(white.mT.cov(correction=0), torch.eye(20), atol=2e-2, rtol=0)
 
 
-def test_so_many_samples_are_enough():
+def test_the_number_of_samples_is_rounded_up_to_whole_batches():
     assert fit_whitening(build_model(WHITENING), build_loader(IMAGES), num_samples=65) == 128
 
 
@@ -51,19 +51,6 @@ def test_a_resumed_run_keeps_its_statistics():
     model = build_model(WHITENING)
     run_hook(model, iter=5)
     assert model.neck[1].layers[0].mean.isnan().all()
-
-
-def test_moments_come_together_from_parts():
-    features = torch.randn(30, 4, 3, 5, generator=torch.Generator().manual_seed(0)) + 2
-    whole, parts = Moments(4, features.device), Moments(4, features.device)
-    whole.add(features)
-    parts.add(features[:7])
-    parts.add(features[7:])
-    rows = features.movedim(1, -1).flatten(0, 2).double()
-    for moments in (whole, parts):
-        mean, covariance = moments.mean_and_covariance()
-        torch.testing.assert_close(mean, rows.mean(0))
-        torch.testing.assert_close(covariance, rows.mT.cov(correction=0))
 
 
 def test_a_model_without_whitening_is_refused():

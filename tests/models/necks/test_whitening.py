@@ -1,4 +1,4 @@
-"""Whitening: mean 0, covariance I, nothing lost, and no silence without statistics."""
+"""Whitening: mean 0, covariance I, invertible, and an error without statistics."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_mean_0_and_covariance_1(shape):
     torch.testing.assert_close(covariance, torch.eye(6).double(), atol=1e-8, rtol=0)
 
 
-def test_it_is_the_symmetric_map_and_can_be_undone():
+def test_the_map_is_symmetric_and_invertible():
     features = skewed(500)
     layer = fitted(features).layers[0]
     torch.testing.assert_close(layer.matrix, layer.matrix.mT)
@@ -84,7 +84,7 @@ def test_each_level_has_its_own_statistics_and_earlier_ones_are_left_out():
 def test_without_statistics_it_says_so_and_a_checkpoint_brings_them():
     features = skewed(500)
     fresh = Whitening([6]).double()
-    with pytest.raises(RuntimeError, match=r'custom_hooks=.*WhiteningHook'):
+    with pytest.raises(RuntimeError, match=r'_hooks.*WhiteningHook'):
         fresh((features,))
     source = fitted(features)
     fresh.load_state_dict(source.state_dict())

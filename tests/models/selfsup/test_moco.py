@@ -14,7 +14,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
 
-import qbheat_mm  # noqa: F401, the spawned processes register it too
+import qbheat_mm  # noqa: F401
 
 BATCH = 8
 
@@ -134,7 +134,7 @@ def train_in_one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    torch.multiprocessing.spawn(train_in_one_of_two, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(train_in_one_of_two, (str(tmp_path),), nprocs=2, start_method='fork')
     model = build(norm_eval=True, momentum=0.1)
     torch.manual_seed(7)
     losses = torch.stack(train(model, model, views()))

@@ -1,14 +1,16 @@
 import itertools
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from helpers.models import build_qbheat, qbheat_config, samples_at
+from helpers.models import TINY_ARCH, build_qbheat, samples_at
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbheat_mm.datasets import QuarterMask
-from qbheat_mm.models.selfsup.qbheat import crop_quarter
+from qbheat_mm.models.utils import crop_quarter, gather_tokens, patchify
 
 CORNERS = list(itertools.product((0, 2), (0, 2)))
 
@@ -27,33 +29,17 @@ def train(model, steps: int = 30, rate: float = 1e-2) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_crop_blocks_is_slicing(memory_format):
-    images = torch.randn(3, 3, 16, 16).to(memory_format=memory_format)
-    origin = torch.tensor([[0, 0], [4, 1], [2, 3]])
-    blocks = crop_quarter(images, origin, stride=2)
-    for image, (row, column), block in zip(images, 2 * origin, blocks):
-        assert torch.equal(block, image[:, row : row + 8, column : column + 8])
-
-
 @pytest.mark.parametrize('origin', CORNERS)
 def test_encoder_sees_the_visible_quarter_alone(origin):
     model = build_qbheat()
-    images = torch.randn(2, 3, 64, 64)
+    images, samples = torch.randn(2, 3, 64, 64), samples_at([origin, origin])
     row, column = (16 * cell for cell in origin)
     changed = torch.randn_like(images)
     changed[..., row : row + 32, column : column + 32] = images[..., row : row + 32, column : column + 32]
-    origins = torch.tensor([origin, origin])
-    assert torch.equal(model.encode_visible(images, origins), model.encode_visible(changed, origins))
-
-
-@pytest.mark.parametrize('origin', [*CORNERS, (1, 1)])
-def test_masked_is_the_rest(origin):
-    model = build_qbheat()
-    expected = np.ones((4, 4), bool)
-    expected[origin[0] : origin[0] + 2, origin[1] : origin[1] + 2] = False
-    assert np.array_equal(model._masked(torch.tensor([origin])).view(4, 4).numpy(), expected)
-    assert np.array_equal(model._hidden(torch.tensor([origin]))[0].numpy(), np.flatnonzero(expected))
+    pred, masked_ids = model.predict_masked(images, samples)
+    assert torch.equal(pred, model.predict_masked(changed, samples)[0])
+    assert pred.shape == (2, 12, 768)
+    assert masked_ids.shape == (2, 12)
 
 
 def test_loss_reaches_every_part():
@@ -61,7 +47,7 @@ def test_loss_reaches_every_part():
     model(torch.randn(4, 3, 64, 64), samples_at(CORNERS), mode='loss')['loss'].backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     # The last stage's biases before a softmax over positions cancel; nothing else is without a gradient.
-    assert [name for name in without if 'neck' in name or 'head' in name or '.0.weight' in name] == []
+    assert [name for name in without if 'neck' in name or 'decoder' in name or '.0.weight' in name] == []
 
 
 def test_a_few_steps_on_one_batch_reduce_the_loss():
@@ -85,37 +71,58 @@ def test_predict_keeps_the_visible_pixels_and_the_colors():
 @pytest.mark.parametrize(('size', 'remedy'), [(200, '192 or 224'), (65, '64 or 96'), (20, '32')])
 def test_size_without_whole_quarters_is_refused_with_those_that_would_do(size, remedy):
     with pytest.raises(ValueError, match=remedy):
-        MODELS.build(qbheat_config(img_size=size))
+        build_qbheat().loss(torch.randn(1, 3, size, size), samples_at([(0, 0)]))
 
 
-def test_parts_that_do_not_fit_are_refused():
-    config = qbheat_config()
-    config['neck']['in_channels'] = 7
-    with pytest.raises(ValueError, match=r'20 channels, but neck\.in_channels=7'):
-        MODELS.build(config)
-    config = qbheat_config()
-    config['head']['decoder']['in_channels'] = 7
-    with pytest.raises(ValueError, match=r'20 channels, but head\.decoder\.in_channels=7'):
-        MODELS.build(config)
-    config = qbheat_config()
-    config['backbone']['output_stride'] = 32
-    with pytest.raises(ValueError, match='1 x 1 features, but patch_size=16'):
-        MODELS.build(config)
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(neck=dict(in_channels=7), decoder=dict(in_channels=7)), r'20 channels of 2 x 2 .* neck\.in_channels=7 '),
+        (dict(decoder=dict(in_channels=7)), r'decoder\.in_channels=7, but neck\.in_channels=20'),
+        (dict(decoder=dict(out_channels=7)), 'predicts 7 .* target has 768: set decoder.out_channels=768'),
+        (
+            dict(backbone=dict(type='MobileFormer', arch=TINY_ARCH, output_stride=32)),
+            '20 channels of 1 x 1 features .* patch_size=16 want 20 channels of 2 x 2',
+        ),
+        (
+            dict(backbone=dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=16)),
+            "out_type='featmap'",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_qbheat(**changes).loss(torch.randn(2, 3, 64, 64), samples_at(CORNERS[:2]))
 
 
-def test_vision_transformer_without_a_map_is_refused_with_the_option():
-    config = qbheat_config()
-    config['backbone'] = dict(type='VisionTransformer', arch='deit-tiny', img_size=32, patch_size=16)
-    with pytest.raises(ValueError, match="out_type='featmap'"):
-        MODELS.build(config)
-
-
-def test_pipeline_and_model_must_agree():
-    model = build_qbheat()
-    with pytest.raises(ValueError, match='built for 64 px'):
-        model.loss(torch.randn(1, 3, 96, 96), samples_at([(0, 0)]))
+def test_a_sample_without_a_visible_quarter_is_refused():
     with pytest.raises(KeyError, match='QuarterMask'):
-        model.loss(torch.randn(1, 3, 64, 64), [type(samples_at([(0, 0)])[0])()])
+        build_qbheat().loss(torch.randn(1, 3, 64, 64), [DataSample()])
+
+
+def test_sizes_and_shapes_need_no_other_model():
+    model = build_qbheat()
+    for height, width in ((64, 64), (96, 64)):
+        loss = model.loss(torch.randn(2, 3, height, width), samples_at([(0, 0), (height // 32, width // 32)]))['loss']
+        assert torch.isfinite(loss)
+
+
+def test_a_target_generator_takes_the_place_of_pixels():
+    @MODELS.register_module()
+    class MeanColor(torch.nn.Module):
+        def forward(self, images):
+            return torch.nn.functional.avg_pool2d(images, 16).flatten(2).mT
+
+    model = build_qbheat(
+        target_generator=dict(type='MeanColor'), decoder=dict(out_channels=3), head=dict(norm_pix=False)
+    )
+    images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
+    pred, masked_ids = model.predict_masked(images, samples)
+    patches = patchify(images, 16).unflatten(-1, (3, -1)).mean(-1)
+    expected = (pred - gather_tokens(patches, masked_ids)).square().mean()
+    torch.testing.assert_close(model.loss(images, samples)['loss'], expected)
+    with pytest.raises(ValueError, match='MeanColor targets cannot be drawn'):
+        model.predict(images, samples)
 
 
 # --- Options through the whole model ---------------------------------------------------------------------------------
@@ -131,40 +138,38 @@ def test_without_an_equation_every_decoder_trains_and_the_neck_learns_nothing(mi
     assert all(model.backbone.stem[0].weight.grad.flatten(1).any(1))  # through the copies
 
 
-def test_center_is_refused_where_its_margin_is_not_whole_cells():
-    QuarterMask(input_size=256, visible='center')
-    with pytest.raises(ValueError, match=r'margin of 3\.5 cells at input_size=224'):
-        QuarterMask(input_size=224, visible='center')
+def draw_samples(visible: str, count: int) -> list[DataSample]:
+    """Samples whose blocks QuarterMask chose for images of 64 px."""
+    mask, image = QuarterMask(visible=visible), np.empty((64, 64, 3), np.uint8)
+    return samples_at([mask(dict(img=image))['visible_origin'] for _ in range(count)])
 
 
 @pytest.mark.parametrize('visible', ['random', 'center'])
 def test_nothing_visible_enters_the_loss(visible):
     np.random.seed(3)
     model = build_qbheat().eval()  # BatchNorm would mix the images
-    samples = samples_at([QuarterMask(input_size=64, visible=visible)({})['visible_origin'] for _ in range(6)])
-    images = torch.randn(6, 3, 64, 64)
-    origin = model._origins(images, samples)
-    prediction = model.neck(model.encode_visible(images, origin), origin)
-    visible_changed, hidden_changed = images.clone(), images.clone()
-    for i, (row, column) in enumerate(16 * origin):
+    images, samples = torch.randn(6, 3, 64, 64), draw_samples(visible, 6)
+    pred, masked_ids = model.predict_masked(images, samples)
+    visible_changed, masked_changed = images.clone(), images.clone()
+    for i, sample in enumerate(samples):
+        row, column = (16 * cell for cell in sample.visible_origin)
         block = (i, slice(None), slice(row, row + 32), slice(column, column + 32))
         visible_changed[block] = torch.randn(3, 32, 32)
-        hidden_changed[i] += torch.randn(3, 64, 64)
-        hidden_changed[block] = images[block]
-    loss, visible_loss, hidden_loss = (
-        model.head.loss(prediction, target, model._hidden(origin))['loss']
-        for target in (images, visible_changed, hidden_changed)
+        masked_changed[i] += torch.randn(3, 64, 64)
+        masked_changed[block] = images[block]
+    loss, visible_loss, masked_loss = (
+        model.head.loss(pred, model.target(each, masked_ids))['loss']
+        for each in (images, visible_changed, masked_changed)
     )
     assert torch.equal(loss, visible_loss)
-    assert not torch.equal(loss, hidden_loss)
+    assert not torch.equal(loss, masked_loss)
     assert torch.equal(loss, model.loss(images, samples)['loss'])
 
 
 @pytest.mark.parametrize('visible', ['random', 'center', 'top_right'])
 def test_every_block_trains(visible):
     model = build_qbheat()
-    mask = QuarterMask(input_size=64, visible=visible)
-    model.loss(torch.randn(8, 3, 64, 64), samples_at([mask({})['visible_origin'] for _ in range(8)]))['loss'].backward()
+    model.loss(torch.randn(8, 3, 64, 64), draw_samples(visible, 8))['loss'].backward()
     assert all(parameter.grad.any() for parameter in model.neck.parameters())
 
 
@@ -188,10 +193,10 @@ def test_propagators_stay_in_float32_under_autocast(scheme, commute):
     for parameter in model.neck.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     images, samples = torch.randn(4, 3, 64, 64), samples_at(CORNERS)
-    origin = model._origins(images, samples)
+    origin = torch.tensor(CORNERS)
     expected = [each.detach() for each in model.neck.propagators()]
     with torch.autocast('cpu', torch.bfloat16):
-        latent = model.encode_visible(images, origin)
+        latent = model.encode(crop_quarter(images, origin, 16))
         propagators = model.neck.propagators()
         features = model.neck(latent, origin)
         losses = model.loss(images, samples)
@@ -254,3 +259,42 @@ def test_waiting_is_noticed():
         values[values > 1]
         float(values[0])
     assert recorder.waits == ['index', '_local_scalar_dense']
+
+
+# --- Losses of version 0.1.0 -----------------------------------------------------------------------------------------
+
+# Losses of two SGD steps on fixed weights and images, measured with 0.1.0 before its parts were rearranged.
+LOSSES = [
+    ({}, {}, True, (1.1787409782, 1.1707233191)),
+    (dict(scheme=3), {}, True, (1.1786299944, 1.1704657078)),
+    (dict(scheme='exp', direction='separate'), {}, True, (1.1828107834, 1.1749901772)),
+    (dict(commute='shared_basis'), {}, True, (1.1810811758, 1.1734336615)),
+    (dict(commute='penalty'), {}, True, (2.5494937897, 2.1838879585)),
+    (dict(scheme='none'), dict(mixer='local'), True, (1.1844336987, 1.1769199371)),
+    ({}, {}, False, (1.1818845272, 1.1739166975)),
+]
+
+
+def fill(model: torch.nn.Module) -> None:
+    """Weights that follow from each parameter's name."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+            scale = parameter.ndim == 1 and name.endswith('weight')  # of a norm
+            parameter.copy_(scale + 0.1 * noise)
+
+
+@pytest.mark.parametrize(('neck', 'decoder', 'norm_pix', 'expected'), LOSSES)
+def test_losses_are_those_of_before(neck, decoder, norm_pix, expected):
+    model = build_qbheat(neck=neck, decoder=dict(depth=2) | decoder, head=dict(norm_pix=norm_pix))
+    fill(model)
+    model.train()
+    images = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    samples = samples_at([*CORNERS, (1, 1), (0, 1)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for value in expected:
+        loss = sum(model.loss(images, samples).values())
+        assert float(loss) == pytest.approx(value, rel=1e-6)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

@@ -1,9 +1,0 @@
-_base_ = './adamw_coslr_200e.py'
-
-max_epochs = 400
-warmup_epochs = 20
-param_scheduler = [
-    dict(_base_.param_scheduler[0], end=warmup_epochs),
-    dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
-]
-train_cfg = dict(max_epochs=max_epochs)

@@ -1,0 +1,105 @@
+"""Runs on pre-emptible machines: SIGTERM writes a checkpoint and ends the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from mmengine import dist
+from mmengine.fileio import join_path
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+
+from ...checkpoint.resume import INTERRUPTED, write_pointer
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """After SIGTERM, which clusters send before they reclaim a machine, end the run so that it can be resumed.
+
+    The current iteration is finished, and the accumulation of gradients that it belongs to; ``interrupted.pth`` is
+    written where the other checkpoints are, and the process exits with code 143. Of several processes, one that
+    receives SIGTERM is enough: they exchange this every ``interval`` iterations, without a collective operation in
+    between.
+
+    Args:
+        interval: Iterations between two such exchanges; a single process reacts at once.
+    """
+
+    priority = 'LOWEST'  # after the checkpoint that an epoch ends with
+
+    def __init__(self, interval: int = 10) -> None:
+        self.interval = interval
+        self._received = self._stopping = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Have the workers of the data loaders leave SIGTERM to the main process."""
+        for loop in (runner._train_loop, runner._val_loop):
+            if isinstance(loop, BaseLoop):
+                loader = loop.dataloader
+                loader.worker_init_fn = partial(_ignore_sigterm_of_others, loader.worker_init_fn)
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen for SIGTERM."""
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._receive)
+
+    def after_train(self, runner: Runner) -> None:
+        """Restore the previous handler."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+    def _receive(self, signum: int, frame) -> None:
+        self._received = True
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Stop after SIGTERM, once accumulated gradients have been used."""
+        if dist.get_world_size() == 1:
+            self._stopping = self._received
+        elif self.every_n_train_iters(runner, self.interval):
+            flag = torch.tensor(int(self._received))
+            dist.all_reduce(flag, op='max')
+            self._stopping = bool(flag)
+        if self._stopping and runner.optim_wrapper.should_update():
+            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop after SIGTERM; several processes go on, since they may differ in their number of batches."""
+        if self._received and dist.get_world_size() == 1:
+            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _stop(self, runner: Runner, meta: dict) -> None:
+        out_dir, backend_args = runner.work_dir, dict(backend='atomic')
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                out_dir, backend_args = hook.out_dir, hook.backend_args
+        runner.save_checkpoint(out_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=backend_args)
+        path = join_path(out_dir, INTERRUPTED, backend_args=backend_args)
+        if dist.is_main_process():
+            write_pointer(runner.work_dir, path)
+        dist.barrier()
+        runner.logger.warning(f'SIGTERM: stopped at iteration {meta["iter"]}, saved to {path}. Continue with --resume.')
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _ignore_sigterm_of_others(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """In a data loader's worker: react to SIGTERM of the main process alone, which ends its workers with that signal.
+
+    A SIGTERM to the process group must not end the workers, because the main process still needs their batches.
+    """
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
+    if then is not None:
+        then(worker_id)
