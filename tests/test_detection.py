@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from helpers.coco import detection_pipeline, write_coco
 from helpers.models import ROOT
+from helpers.runs import run, write_config
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope, init_default_scope
@@ -52,9 +52,6 @@ def build(cfg: dict, seed: int = 0) -> torch.nn.Module:
 
 def backbone_config(name: str) -> dict:
     return dict(read(name).model.backbone, init_cfg=None)
-
-
-# ---------------------------------------------------------------------------------------------- the configs' text
 
 
 def without_defaults(model: dict) -> dict:
@@ -117,14 +114,9 @@ def test_the_classes_reach_model_and_data(name, count):
         assert len(cfg[f'{split}_dataloader'].dataset.metainfo.classes) == count
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_readme_and_metafile_list_it(path):
-    assert f']({path.name})' in (path.parent / 'README.md').read_text()
-    listed = {model['Name']: model for model in load(path.parent / 'metafile.yml')['Models']}
-    assert set(listed) == {path.stem for path in CONFIGS}
-    model = listed[path.stem]
-    assert ROOT / model['Config'] == path
-    assert model['Metadata']['Epochs'] == Config.fromfile(path).train_cfg.max_epochs
+def test_the_metafile_has_the_epochs_of_the_configs():
+    for model in load(ROOT / 'configs' / 'detection' / 'metafile.yml')['Models']:
+        assert model['Metadata']['Epochs'] == Config.fromfile(ROOT / model['Config']).train_cfg.max_epochs
 
 
 def readme_config(sign: str, path: Path) -> Config:
@@ -149,8 +141,6 @@ def test_the_readmes_config_for_own_data_follows_the_data(make_coco, tmp_path, m
     cfg = readme_config('coco_custom', tmp_path / 'mine.py')
     assert build(dict(cfg.model, backbone=dict(cfg.model.backbone, init_cfg=None))).bbox_head.num_classes == 3
 
-
-# --------------------------------------------------------------------------------------- the price of a frozen one
 
 BACKBONES = [DETR, 'deformable-detr_mobile-former-285m-frozen_16xb2-50e_coco', 'detr_r50-frozen_8xb2-150e_coco']
 
@@ -181,9 +171,6 @@ def test_frozen_means_eval_mode_after_every_train(name):
         norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert norms
         assert not any(norm.training for norm in norms)
-
-
-# ------------------------------------------------------------------------------------------------ what is loaded
 
 
 def published(kind: str) -> dict[str, torch.Tensor]:
@@ -245,9 +232,6 @@ def test_a_run_without_a_checkpoint_stops(small_detr):
         build(small_detr.model).init_weights()
 
 
-# ----------------------------------------------------------------------------------------------------- runs
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
@@ -268,9 +252,7 @@ def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
             train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2),
             train_dataloader=dict(loader, dataset=dict(pipeline=train_pipeline)),
             val_dataloader=dict(loader, dataset=dict(pipeline=val_pipeline)),
-            test_dataloader=None,
-            test_evaluator=None,
-            test_cfg=None,
+            **dict.fromkeys(('test_dataloader', 'test_evaluator', 'test_cfg')),
             experiment_name=path.stem,
             default_hooks=dict(checkpoint=None),
         )
@@ -295,51 +277,36 @@ def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
     assert sum(name.endswith('_precision') for name in scalars) == cfg.model.bbox_head.num_classes
 
 
-# ------------------------------------------------------------------------------------------- two processes
-
-DISTRIBUTED = """
-_base_ = ['{config}']
-model = dict(
-    backbone=dict(init_cfg=dict(checkpoint='{checkpoint}')),
-    encoder=dict(num_layers=1),
-    decoder=dict(num_layers=1),
-)
-find_unused_parameters = False
-train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline={pipeline}))
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_leave_the_backbone_alone(tmp_path):
     """With gloo, from a shell; the optimizer that is saved has state for what trains, and nothing else."""
     stored = published('qbheat')
     torch.save(dict(state_dict=stored), tmp_path / 'pretrained.pth')
-    config = ROOT / 'configs' / 'detection' / f'{DETR}.py'
-    checkpoint, pipeline = tmp_path / 'pretrained.pth', detection_pipeline(96)
-    (tmp_path / 'config.py').write_text(DISTRIBUTED.format(config=config, checkpoint=checkpoint, pipeline=pipeline))
-    done = subprocess.run(
-        [str(ROOT / 'tools' / 'dist_train.sh'), 'config.py', '2', '--work-dir', 'run', '--no-validate'],
-        cwd=tmp_path,
-        env=dict(
-            os.environ,
-            DATA_ROOT=str(write_coco(tmp_path / 'coco')),
-            OMP_NUM_THREADS='1',
-            PORT='29517',
-            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+    loader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(pipeline=detection_pipeline(96)))
+    write_config(
+        tmp_path,
+        f'{ROOT}/configs/detection/{DETR}.py',
+        model=dict(
+            backbone=dict(init_cfg=dict(checkpoint=str(tmp_path / 'pretrained.pth'))),
+            encoder=dict(num_layers=1),
+            decoder=dict(num_layers=1),
         ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        find_unused_parameters=False,
+        train_dataloader=loader,
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=3),
+        default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)),
     )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert 'is skipped since its requires_grad' not in done.stdout
+    command = (ROOT / 'tools' / 'dist_train.sh', 'config.py', '2', '--work-dir', 'run', '--no-validate')
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    output = run(*command, cwd=tmp_path, DATA_ROOT=str(write_coco(tmp_path / 'coco')), PORT='29517', PATH=path)
+    assert 'is skipped since its requires_grad' not in output
     saved = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
-    frozen = {key: value for key, value in saved['state_dict'].items() if key.startswith('backbone.')}
-    assert frozen.keys() == {key for key in stored if key.startswith('backbone.')}
-    for key, value in frozen.items():
-        assert torch.equal(value, stored[key]), key
+    frozen, before = (
+        {key: value for key, value in weights.items() if key.startswith('backbone.')}
+        for weights in (saved['state_dict'], stored)
+    )
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in frozen.items())
     cfg = Config.fromfile(tmp_path / 'config.py')
     trained = [parameter for parameter in build(cfg.model).parameters() if parameter.requires_grad]
     assert len(saved['optimizer']['state']) == len(trained)

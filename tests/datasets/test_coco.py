@@ -1,11 +1,11 @@
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers.coco import TINY_DETR
+from helpers.models import ROOT
+from helpers.runs import run
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -13,9 +13,8 @@ from qbheat_mm.datasets.coco import AnnotationError, read_classes
 from qbheat_mm.datasets.coco_validation import Report
 from qbheat_mm.datasets.config_validation import check_config
 
-CUSTOM = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'coco_custom.py'
-MODEL = """
-_base_ = ['{base}']
+MODEL = f"""
+_base_ = ['{ROOT}/configs/_base_/datasets/coco_custom.py']
 model = dict(type='DETR', bbox_head=dict(type='DETRHead', num_classes=_base_.num_classes))
 """
 
@@ -38,7 +37,7 @@ def child(make_coco, tmp_path, monkeypatch):
     """A config two steps above the base, on data that DATA_ROOT names."""
     for name in ('train', 'val'):
         make_coco(name, classes=('dog', 'cat', 'bird'))
-    (tmp_path / 'parent.py').write_text(MODEL.format(base=CUSTOM))
+    (tmp_path / 'parent.py').write_text(MODEL)
     (tmp_path / 'child.py').write_text("_base_ = './parent.py'\ntrain_dataloader = dict(batch_size=3)\n")
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     return tmp_path / 'child.py'
@@ -89,17 +88,16 @@ def test_data_that_is_not_there_is_named(child, tmp_path, monkeypatch):
 def test_mmdets_own_way_of_reading_configs_works_too(child):
     """In a fresh process, where nothing imported this package before the config does."""
     code = f'from mmengine.config import Config; print(Config.fromfile({str(child)!r}).model.bbox_head.num_classes)'
-    done = subprocess.run([sys.executable, '-c', code], env=os.environ, capture_output=True, text=True)
-    assert done.stdout.split()[-1:] == ['3'], done.stderr
+    assert run(sys.executable, '-c', code).split()[-1] == '3'
 
 
 def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
-    """One epoch with the check before it and COCO AP behind it; the best checkpoint is kept by that figure."""
+    """One epoch, with the dataset check before and COCO AP after it, by which the best checkpoint is kept."""
     cfg = Config.fromfile(child)
     cfg.merge_from_dict(
         dict(
             default_scope='mmdet',
-            model=TINY_DETR | dict(bbox_head=TINY_DETR['bbox_head'] | dict(num_classes=cfg.num_classes)),
+            model=dict(TINY_DETR, bbox_head=dict(TINY_DETR['bbox_head'], num_classes=cfg.num_classes)),
             work_dir=str(tmp_path / 'work'),
             train_cfg=dict(by_epoch=True, max_epochs=1),
             val_cfg={},
@@ -110,9 +108,10 @@ def test_a_detector_trains_and_is_evaluated_on_it(child, tmp_path):
             ),
             val_evaluator=dict(outfile_prefix=str(tmp_path / 'found')),
             experiment_name=tmp_path.name,
+            test_dataloader=None,
+            test_evaluator=None,
         )
     )
-    cfg.test_dataloader = cfg.test_evaluator = None
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         for transform in loader.dataset.pipeline:
@@ -138,5 +137,4 @@ print('imported')
 @pytest.mark.slow
 def test_import_without_mmdet():
     """Pre-training and probing do without mmdet; what needs it is left out."""
-    done = subprocess.run([sys.executable, '-c', WITHOUT_MMDET], env=os.environ, capture_output=True, text=True)
-    assert done.stdout.split()[-1:] == ['imported'], done.stderr
+    assert run(sys.executable, '-c', WITHOUT_MMDET).split()[-1] == 'imported'

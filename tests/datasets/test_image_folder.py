@@ -45,16 +45,16 @@ def test_labels_need_class_folders(tmp_path):
 
 
 @pytest.fixture
-def folder_with_broken_files(tmp_path):
+def folder_with_unreadable_files(tmp_path):
     good = write_images(tmp_path, 4)
     (tmp_path / '900_truncated.jpg').write_bytes(good[0].read_bytes()[:200])
-    (tmp_path / '901_text.jpg').write_text('not a image')
+    (tmp_path / '901_text.jpg').write_text('not an image')
     (tmp_path / '902_empty.png').write_bytes(b'')
     return tmp_path
 
 
-def test_unreadable_images_are_replaced_and_remembered(folder_with_broken_files):
-    dataset = build(folder_with_broken_files)
+def test_unreadable_images_are_replaced_and_remembered(folder_with_unreadable_files):
+    dataset = build(folder_with_unreadable_files)
     assert len(dataset) == 7
     paths = [dataset[i]['data_samples'].img_path for i in range(7)]
     assert all('90' not in path.rsplit('/', 1)[1] for path in paths)
@@ -62,8 +62,8 @@ def test_unreadable_images_are_replaced_and_remembered(folder_with_broken_files)
     assert names == ['900_truncated.jpg', '901_text.jpg', '902_empty.png']
 
 
-def test_unreadable_images_are_an_error_where_they_would_change_the_score(folder_with_broken_files):
-    dataset = build(folder_with_broken_files, test_mode=True)
+def test_unreadable_images_are_an_error_where_they_would_change_the_score(folder_with_unreadable_files):
+    dataset = build(folder_with_unreadable_files, test_mode=True)
     with pytest.raises(RuntimeError, match='900_truncated'):
         dataset[4]
 

@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# The same cases every time; FUZZ_EXAMPLES=20 for a quick look.
+# The same cases every time; FUZZ_EXAMPLES=20 for a quick run.
 FUZZ = settings(
     max_examples=int(os.environ.get('FUZZ_EXAMPLES', '300')),
     deadline=None,

@@ -10,21 +10,16 @@ def tool(load_tool):
     return load_tool('dataset_converters/class_folders.py')
 
 
-@pytest.fixture
-def refuse(tool, tmp_path):
-    """Expect an error, and nothing written."""
-
-    def refuse(source, message, *options):
-        before = set(tmp_path.iterdir())
-        with pytest.raises(SystemExit, match=message):
-            tool.main([str(source), str(tmp_path / 'out'), *options])
-        assert set(tmp_path.iterdir()) == before
-
-    return refuse
-
-
 def tree(folder):
     return {path.name: len(list(path.iterdir())) for path in sorted(folder.iterdir())}
+
+
+def refuse(tool, source, message, *options):
+    """Expect an error, and nothing written beside the source."""
+    before = set(source.parent.iterdir())
+    with pytest.raises(SystemExit, match=message):
+        tool.main([str(source), str(source.parent / 'out'), *options])
+    assert set(source.parent.iterdir()) == before
 
 
 @pytest.fixture
@@ -59,26 +54,26 @@ def test_a_tree_of_class_folders_is_split_without_overlap(tmp_path, tool):
     assert len(contents) == len(set(contents)) == 14
 
 
-def test_a_class_folder_with_one_image_is_refused(tmp_path, imagenette, refuse):
+def test_a_class_folder_with_one_image_is_refused(tmp_path, imagenette, tool):
     write_images(tmp_path / 'pets' / 'cat', 3)
     write_images(tmp_path / 'pets' / 'dog', 1)
-    refuse(tmp_path / 'pets', r'fewer than 2 image\(s\).*: dog \(1\)')
+    refuse(tool, tmp_path / 'pets', r'fewer than 2 image\(s\).*: dog \(1\)')
     write_images(imagenette / 'train' / 'n03000684', 1)
-    refuse(imagenette, r'train" with fewer than 2 image\(s\).*: n03000684 \(1\)')
+    refuse(tool, imagenette, r'train" with fewer than 2 image\(s\).*: n03000684 \(1\)')
 
 
 @pytest.mark.parametrize(('one', 'lacking'), [('val', 'train'), ('train', 'val')])
-def test_a_class_that_one_side_lacks_is_refused(imagenette, refuse, one, lacking):
+def test_a_class_that_one_side_lacks_is_refused(imagenette, tool, one, lacking):
     write_images(imagenette / one / 'n03000684', 2)
-    refuse(imagenette, rf'{one}/ has classes that {lacking}/ lacks: n03000684')
+    refuse(tool, imagenette, rf'{one}/ has classes that {lacking}/ lacks: n03000684')
 
 
-def test_other_folders_are_refused(tmp_path, imagenette, refuse, tool):
-    refuse(tmp_path / 'none', 'There is no folder')
+def test_other_folders_are_refused(tmp_path, imagenette, tool):
+    refuse(tool, tmp_path / 'none', 'There is no folder')
     write_images(tmp_path / 'flat', 2)
-    refuse(tmp_path / 'flat', 'has no sub-folders')
+    refuse(tool, tmp_path / 'flat', 'has no sub-folders')
     (imagenette / 'val' / 'n02102040' / '001.jpg').write_text('no image')
-    refuse(imagenette, r'val/n02102040/001\.jpg" cannot be read', '--size', '64')
-    refuse(imagenette, '--val-every 1 leaves nothing', '--val-every', '1')
+    refuse(tool, imagenette, r'val/n02102040/001\.jpg" cannot be read', '--size', '64')
+    refuse(tool, imagenette, '--val-every 1 leaves nothing', '--val-every', '1')
     with pytest.raises(SystemExit, match='exists; name another folder'):
         tool.main([str(imagenette), str(tmp_path)])

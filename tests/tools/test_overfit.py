@@ -60,9 +60,7 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
             train_dataloader=dict(loader, sampler=dict(type='InfiniteSampler')),
             val_dataloader=loader,
             val_evaluator=dict(ann_file=str(data / ANN_FILE)),
-            test_dataloader=None,
-            test_evaluator=None,
-            test_cfg=None,
+            **dict.fromkeys(('test_dataloader', 'test_evaluator', 'test_cfg')),
             optim_wrapper=dict(optimizer=dict(lr=4e-4)),
             auto_scale_lr=dict(enable=False),
             train_cfg=dict(

@@ -22,7 +22,7 @@ def test_sixteen_bits_keep_the_upper_eight(kind):
     assert np.array_equal(image, np.repeat((values // 256)[..., None], 3, axis=2))
 
 
-def test_colors_come_in_bgr_and_turned():
+def test_colors_are_bgr_and_the_image_is_rotated():
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     pixels[0, 0] = 200, 100, 50
     exif = Image.Exif()
