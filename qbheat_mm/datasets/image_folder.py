@@ -80,7 +80,7 @@ class ImageFolderDataset(CustomDataset):
 
 def scan_images(folder: str | Path) -> list[Path]:
     """Images at any depth below a folder, by their extension, sorted by path."""
-    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
+    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
 
 
 def list_images(inputs) -> list:
