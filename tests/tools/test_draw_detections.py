@@ -4,24 +4,38 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.coco import TINY_DETR, coco_dataset, detection_pipeline
+from helpers.coco import TINY_DETR
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+import qbheat_mm  # noqa: F401
 from qbheat_mm.checkpoint import CheckpointError
 
 pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 
+CONFIG = """
+default_scope = 'mmdet'
+model = {model}
+test_dataloader = dict(dataset=dict(
+    type='CocoDataset', data_root='{root}', ann_file='annotations/instances_val.json', data_prefix=dict(img='images'),
+    metainfo=dict(classes=('cat', 'dog')), test_mode=True,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(64, 64), keep_ratio=True),  # behind the annotations: the boxes are scaled too
+        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    ],
+))
+"""
+
 
 @pytest.fixture
 def draw(load_tool, make_coco, tmp_path, monkeypatch):
-    """Run the tool on a tiny DETR; returns the files, the halves of the first image, and the annotations."""
+    """Run the tool on a tiny DETR; returns the halves of the first image and the truth of it."""
     _, _, content = make_coco('val', num_images=5, size=(192, 128))
-    # The pipeline resizes after it loads the annotations: the boxes are scaled too.
-    dataset = coco_dataset(tmp_path, 'val', test_mode=True, pipeline=detection_pipeline(64))
     config = tmp_path / 'config.py'
-    Config(dict(default_scope='mmdet', model=TINY_DETR, test_dataloader=dict(dataset=dataset))).dump(config)
+    config.write_text(CONFIG.format(root=tmp_path, model=TINY_DETR))
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(config).model)
@@ -41,14 +55,14 @@ def draw(load_tool, make_coco, tmp_path, monkeypatch):
     return run
 
 
-def test_ground_truth_on_the_left_detections_on_the_right(draw):
+def test_truth_on_the_left_detections_on_the_right(draw):
     files, truth, nothing, content = draw('--score-thr', '1', '--count', '2')
     assert [path.name for path in files] == ['val_0_100.jpg', 'val_2_102.jpg']
     assert truth.shape == nothing.shape == (128, 192, 3)
     changed = np.abs(truth - nothing).max(2) > 40
     x, y, w, h = (round(v) for v in content['annotations'][0]['bbox'])
     middle = slice(y + h // 4, y + 3 * h // 4)
-    for edge in (x, x + w):  # the ground truth is where the file says, although the pipeline scaled it
+    for edge in (x, x + w):  # the truth is where the file says, although the pipeline scaled it
         assert changed[middle, edge - 1 : edge + 2].any(1).mean() > 0.9
 
     _, same_truth, detections, _ = draw('--score-thr', '0', '--count', '2')
