@@ -322,6 +322,8 @@ def time_parts(runner: Runner, steps: int, clock: Clock) -> dict[str, float]:
     ]
     if getattr(model, 'neck', None) is not None:
         undo.append(watch.wrap_module(model.neck, 'neck'))
+    if hasattr(model, 'decoder'):
+        undo.append(watch.wrap_module(model.decoder, 'decoder'))
     if hasattr(model, 'encoder_k'):
         undo.append(watch.wrap_module(model.encoder_k, 'encoder'))
     watch.wrap(loop.advance, 'other')(steps)
