@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import warnings
 from pathlib import Path
 
+from qbheat_mm.checkpoint import atomic_write
+
 
 def read_records(path: Path) -> dict[str, dict]:
-    """Read all records by stage name; lines that are not records, as a killed writer leaves them, cause a warning."""
+    """Read all records by stage name; a warning names each line that is not one, e.g. of an interrupted copy."""
     records = {}
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
         try:
@@ -26,13 +27,9 @@ def read_records(path: Path) -> dict[str, dict]:
 
 
 def append_record(path: Path, record: dict) -> None:
-    """Append a record under a lock, on a line of its own even if the last line is incomplete."""
+    """Append a record; concurrent calls wait for each other, and a killed one leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a+b') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(end - 1, 0))
-        newline = b'' if file.read(1) in (b'', b'\n') else b'\n'
-        file.write(newline + json.dumps(record).encode() + b'\n')
-        file.flush()
-        os.fsync(file.fileno())
+    with path.with_suffix('.lock').open('w') as lock:  # a file of its own, since the other one is replaced
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        atomic_write(path, b'\n'.join([*lines, json.dumps(record).encode(), b'']))

@@ -120,14 +120,14 @@ def append_many(path, first):
         append_record(path, dict(stage=f'a/seed{i}/pretrain', text='x' * 20000))
 
 
-def test_records_survive_concurrent_and_killed_writers_and_concatenation(tmp_path):
+def test_records_survive_concurrent_writers_interrupted_copies_and_concatenation(tmp_path):
     path, other = tmp_path / 'runs.jsonl', tmp_path / 'other.jsonl'
     assert read_records(path) == {}
     with multiprocessing.get_context('fork').Pool(3) as pool:
         pool.starmap(append_many, [(path, 0), (path, 20), (path, 40)], chunksize=1)
     assert len(read_records(path)) == len(path.read_bytes().splitlines()) == 60
     append_record(other, dict(stage='a/seed0/pretrain', text='later'))
-    path.write_bytes(path.read_bytes() + other.read_bytes() + b'{"stage": "a/seed1/pre')  # killed
+    path.write_bytes(path.read_bytes() + other.read_bytes() + b'{"stage": "a/seed1/pre')  # an interrupted copy
     append_record(path, dict(stage='b/seed0/pretrain'))
     with pytest.warns(UserWarning, match=r'runs\.jsonl:62 is not a record and is ignored'):
         records = read_records(path)

@@ -226,8 +226,8 @@ def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Con
     cfg.default_hooks.checkpoint = None
     if args.compile:
         parts = dict(qbheat=['backbone', 'decoder'], masked=['backbone', 'decoder'], supervised=['backbone'])
-        hook = dict(type='CompileHook', modules=parts.get(method, ['backbone', 'encoder_k.module']))
-        cfg.custom_hooks = [*cfg.custom_hooks, hook]
+        modules = parts.get(method, ['backbone', 'encoder_k.module'])
+        cfg.default_hooks.compile = dict(type='CompileHook', modules=modules)
     cfg.train_dataloader = file_loader(method, cfg, args) if from_files else {}
     cfg.env_cfg.cudnn_benchmark = True
     cfg.log_level, cfg.launcher = 'ERROR', args.launcher
@@ -322,6 +322,8 @@ def time_parts(runner: Runner, steps: int, clock: Clock) -> dict[str, float]:
     ]
     if getattr(model, 'neck', None) is not None:
         undo.append(watch.wrap_module(model.neck, 'neck'))
+    if hasattr(model, 'decoder'):
+        undo.append(watch.wrap_module(model.decoder, 'decoder'))
     if hasattr(model, 'encoder_k'):
         undo.append(watch.wrap_module(model.encoder_k, 'encoder'))
     watch.wrap(loop.advance, 'other')(steps)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from mmengine import dist
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -63,12 +64,14 @@ def calibrate_batch_norm(model: BaseModel, loader: DataLoader, num_samples: int,
     Args:
         model: Has ``backbone`` and ``data_preprocessor``. No other module changes its mode.
         loader: Batches of images.
-        num_samples: Images to average over, rounded down to whole batches; all where there are fewer.
+        num_samples: Images to average over, rounded down to whole batches, at least one; all where there are fewer.
         logger: As in mmengine's ``print_log``.
     """
     norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.train()
+    # Without a whole batch, update_bn_stats would set all statistics to zero.
+    num_samples = max(num_samples, loader.batch_size * dist.get_world_size())
     update_bn_stats(model, loader, num_samples, logger=logger)
     for norm in norms:
         norm.eval()

@@ -64,6 +64,16 @@ def test_calibration_makes_batch_norms_normalize(config, generator):
     assert all(torch.equal(value, weights[key]) for key, value in encoder.named_parameters())
 
 
+def test_calibration_on_less_than_a_batch_takes_a_whole_one(config, generator):
+    images = [dict(inputs=image) for image in torch.randn(4, 3, 64, 64, generator=generator)]
+    fewer, whole = (build_encoder(config) for _ in range(2))
+    calibrate_batch_norm(fewer, DataLoader(images, 4), 1)
+    calibrate_batch_norm(whole, DataLoader(images, 4), 4)
+    norm = fewer.backbone.stem[1]
+    assert norm.running_var.all()
+    assert torch.equal(norm.running_var, whole.backbone.stem[1].running_var)
+
+
 def test_extraction_takes_the_feature_maps(config):
     loader = [dict(inputs=torch.randn(2, 3, 64, 64)), dict(inputs=torch.randn(1, 3, 64, 64))]
 
