@@ -59,7 +59,7 @@ def coco_files(draw) -> bytes:
             parent = parent[key]
         how = draw(st.sampled_from(['set', 'set', 'remove', 'double']))
         if how == 'set':
-            parent[place[-1]] = draw(VALUES)
+            parent[place[-1]] = deepcopy(draw(VALUES))  # a shared list could come to contain itself
         elif how == 'remove':
             del parent[place[-1]]
         elif isinstance(parent, list):
