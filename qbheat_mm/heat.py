@@ -12,6 +12,7 @@ everywhere in the package:
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Scheme = str | int
@@ -77,6 +78,28 @@ def propagator(generator: Tensor, displacement: float | Tensor, scheme: Scheme =
         if scheme == 'euler':
             return identity + step
         return torch.linalg.matrix_power(identity + step / scheme, scheme)
+
+
+def norm_linear_step(z: Tensor, generator: Tensor, displacement: float | Tensor, sub_steps: int = 1) -> Tensor:
+    """Features one displacement away under the normalized law z_x = A z^, by Euler's method.
+
+    z^ is z with mean 0 and variance 1 over the channels. The law is that of the successor of QB-Heat, `FINOLA
+    <https://arxiv.org/abs/2305.16319>`_; it is not linear, so no propagator carries it.
+
+    Args:
+        z: Features (..., C), channels last.
+        generator: A, (C, C), per unit of displacement.
+        displacement: d, of either sign; a tensor is broadcast against ``z``.
+        sub_steps: Number of Euler steps, z + d / n A z^ each.
+
+    Returns:
+        (..., C).
+    """
+    for _ in range(sub_steps):
+        z = torch.addcmul(
+            z, torch.as_tensor(displacement / sub_steps).to(z), F.layer_norm(z, z.shape[-1:]) @ generator.mT
+        )
+    return z
 
 
 def commutator(A: Tensor, B: Tensor) -> Tensor:

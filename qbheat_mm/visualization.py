@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS = ('original', 'visible', 'reconstruction')
+TITLES = dict(original='original', visible='visible quarter', target='target', reconstruction='reconstruction')
 
 
 def draw_reconstructions(results: Sequence[dict[str, np.ndarray]], rows: int | None = None) -> Image.Image:
-    """One row a image: original, visible quarter, reconstruction, with a heading.
+    """One row an image: original, visible quarter, target if it is no image, reconstruction, with a heading.
 
     Args:
         results: What ``QBHeatInferencer`` returns.
@@ -22,15 +22,15 @@ def draw_reconstructions(results: Sequence[dict[str, np.ndarray]], rows: int | N
     """
     size, gap, heading = results[0]['original'].shape[0], 6, 22
     rows = rows or len(results)
+    columns = [name for name in TITLES if name in results[0]]
     groups = -(-len(results) // rows)
-    group_width = len(COLUMNS) * (size + gap) + gap
+    group_width = len(columns) * (size + gap) + gap
     canvas = Image.new('RGB', (groups * group_width + gap, heading + rows * (size + gap)), 'white')
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for group in range(groups):
-        for column, name in enumerate(COLUMNS):
+        for column, name in enumerate(columns):
             x = gap + group * group_width + column * (size + gap)
-            title = 'visible quarter' if name == 'visible' else name
-            draw.text((x + size / 2, heading / 2), title, fill='black', font=font, anchor='mm')
+            draw.text((x + size / 2, heading / 2), TITLES[name], fill='black', font=font, anchor='mm')
             for row, result in enumerate(results[group * rows : (group + 1) * rows]):
                 canvas.paste(Image.fromarray(result[name]), (x, heading + row * (size + gap)))
     return canvas

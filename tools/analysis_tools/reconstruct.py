@@ -11,7 +11,7 @@ from pathlib import Path
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import TRUST_HELP, guard
 from qbheat_mm.datasets.image_folder import list_images
-from qbheat_mm.datasets.transforms.quarter_mask import CORNERS
+from qbheat_mm.datasets.transforms.quarter_mask import PLACEMENTS
 from qbheat_mm.visualization import draw_reconstructions
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument('images', nargs='+', help='image files, or one folder')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     parser.add_argument('--out', type=Path, default=Path('reconstruction.png'))
-    parser.add_argument('--visible', choices=[*CORNERS, 'corner', 'center', 'random'], default='top_left')
+    parser.add_argument('--visible', choices=PLACEMENTS, default='top_left')
     parser.add_argument('--limit', type=int, default=16, help='images to draw at the most')
     parser.add_argument('--device', help='cuda, cpu, ...; the GPU where there is one')
     args = parser.parse_args()

@@ -12,8 +12,10 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ...arguments import check_arguments
+from ...text import join_names
 
 CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
+PLACEMENTS = (*CORNERS, 'corner', 'center', 'random')
 
 
 @TRANSFORMS.register_module()
@@ -35,24 +37,30 @@ class QuarterMask(BaseTransform):
     Args:
         patch_size: Pixels per feature cell: the backbone's output stride.
         visible: ``'corner'``, one of the four corners with equal chance per sample, as in the paper; one of them by
-            name (``'top_left'``, ...); ``'center'``; or ``'random'``, any offset in whole cells.
+            name (``'top_left'``, ...); ``'center'``; or ``'random'``, any offset in whole cells. Of a list of them, one
+            with equal chance per sample.
 
     Raises:
         ValueError: If ``visible`` is unknown, or an image does not divide into quarters of whole cells.
     """
 
     @check_arguments('patch_size')
-    def __init__(self, patch_size: int = 16, visible: str = 'corner') -> None:
-        if visible not in (*CORNERS, 'corner', 'center', 'random'):
-            raise ValueError(f"QuarterMask: visible='{visible}' is not 'corner', {CORNERS}, 'center' or 'random'.")
+    def __init__(self, patch_size: int = 16, visible: str | Sequence[str] = 'corner') -> None:
+        placements = [visible] if isinstance(visible, str) else list(visible)
+        for each in placements:
+            if each not in PLACEMENTS:
+                raise ValueError(f"QuarterMask: visible='{each}' is not one of {join_names(PLACEMENTS)}.")
+        if not placements:
+            raise ValueError('QuarterMask: visible=[] names no placement.')
         self.patch_size = patch_size
         self.visible = visible
+        self._placements = placements
 
     def transform(self, results: dict) -> dict:
         """Add the block's place to ``results``."""
         size = results['img'].shape[:2]
         check_quarters(size, self.patch_size)
-        if self.visible == 'center':
+        if 'center' in self._placements:
             check_quarters(size, 2 * self.patch_size, "visible='center' wants a margin of whole cells: ")
         row, column = self._draw(*(side // self.patch_size // 2 for side in size))
         results['visible_origin'] = int(row), int(column)
@@ -60,15 +68,17 @@ class QuarterMask(BaseTransform):
 
     def _draw(self, rows: int, columns: int) -> tuple[int, int]:
         """The top left cell of a block of so many rows and columns, in a map of twice as many."""
-        if self.visible == 'center':
+        few = len(self._placements) == 1  # then nothing is drawn: seeds keep their meaning
+        placement = self._placements[0 if few else np.random.randint(len(self._placements))]
+        if placement == 'center':
             return rows // 2, columns // 2
-        if self.visible == 'random':
+        if placement == 'random':
             return np.random.randint(rows + 1), np.random.randint(columns + 1)
-        corner = np.random.randint(4) if self.visible == 'corner' else CORNERS.index(self.visible)
+        corner = np.random.randint(4) if placement == 'corner' else CORNERS.index(placement)
         return corner // 2 * rows, corner % 2 * columns
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(patch_size={self.patch_size}, visible='{self.visible}')"
+        return f'{type(self).__name__}(patch_size={self.patch_size}, visible={self.visible!r})'
 
 
 def check_quarters(size: Sequence[int], patch_size: int, reason: str = '') -> None:

@@ -11,10 +11,12 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.utils import slice_list
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ...datasets.transforms import decode_image
 from ...models import QBHeat
+from ...models.utils import patchify, unpatchify
 
 Image = str | Path | np.ndarray
 
@@ -51,23 +53,58 @@ def predict_arrays(model: QBHeat, batch: dict) -> list[dict]:
 
     Returns:
         Per image ``original``, ``visible`` (the rest gray) and ``reconstruction``, uint8 arrays (H, W, 3) in RGB, and
-        the metrics ``masked_loss`` and ``constant_loss``.
+        the metrics ``masked_loss`` and ``constant_loss``. Where a model predicts no pixels, ``reconstruction`` is a
+        drawing of what it predicts, and ``target`` one of what it should.
+
+    Raises:
+        ValueError: If there is no drawing of what the model predicts.
     """
     data = model.data_preprocessor(batch, False)
-    samples = model.predict(data['inputs'], data['data_samples'])
-    results = []
-    for image, sample in zip(model.to_pixels(data['inputs']), samples):
-        top, left = (cell * model.patch_size for cell in sample.visible_origin)
-        height, width = (side // 2 for side in image.shape[1:])
-        visible = torch.full_like(image, 128)
-        area = (slice(None), slice(top, top + height), slice(left, left + width))
-        visible[area] = image[area]
-        images = dict(original=image, visible=visible, reconstruction=sample.reconstruction)
-        results.append(
-            {name: _to_array(each) for name, each in images.items()}
-            | dict(masked_loss=sample.masked_loss, constant_loss=sample.constant_loss)
-        )
+    inputs, samples = data['inputs'], model.predict(data['inputs'], data['data_samples'])
+    original = _to_pixels(model, inputs)
+    images = dict(original=original, visible=_gray_out(original, samples, model.patch_size))
+    images |= _draw_predictions(model, inputs, samples)
+    results = [dict(masked_loss=sample.masked_loss, constant_loss=sample.constant_loss) for sample in samples]
+    for name, each in images.items():
+        for result, array in zip(results, each.clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()):
+            result[name] = array
     return results
+
+
+def _gray_out(images: Tensor, samples: Sequence[DataSample], patch_size: int) -> Tensor:
+    """Images (N, 3, H, W) with all but the visible quarter gray."""
+    height, width = (side // 2 for side in images.shape[2:])
+    visible = torch.full_like(images, 128)
+    for image, gray, sample in zip(images, visible, samples):
+        top, left = (cell * patch_size for cell in sample.visible_origin)
+        area = (slice(None), slice(top, top + height), slice(left, left + width))
+        gray[area] = image[area]
+    return visible
+
+
+def _draw_predictions(model: QBHeat, inputs: Tensor, samples: Sequence[DataSample]) -> dict[str, Tensor]:
+    """Images (N, 3, H, W) of 0 to 255: what is visible, and the predictions in the masked patches."""
+    pred, masked_ids = (torch.stack([sample.get(name) for sample in samples]) for name in ('pred', 'masked_ids'))
+    generator, target = model.target_generator, model.target(inputs, masked_ids)
+    pixels = 3 * model.patch_size**2
+    draw = getattr(generator, 'draw', None)
+    if draw is None and target.shape[-1] != pixels:
+        raise ValueError(f'{type(generator).__name__} targets cannot be drawn; pixels and HOG can.')
+    tokens = generator(inputs) if draw else patchify(inputs.float(), model.patch_size)
+    values = model.head.to_pixels(pred, target)
+    reconstruction = tokens.scatter(1, masked_ids[..., None].expand_as(values), values)
+    if draw:
+        return {
+            name: draw(each, inputs.shape[2:])
+            for name, each in dict(target=tokens, reconstruction=reconstruction).items()
+        }
+    return dict(reconstruction=_to_pixels(model, unpatchify(reconstruction, inputs.shape[2:], model.patch_size)))
+
+
+def _to_pixels(model: QBHeat, inputs: Tensor) -> Tensor:
+    """Undo the data preprocessor's normalization: (N, 3, H, W) -> values of 0 to 255."""
+    preprocessor = model.data_preprocessor
+    return inputs * preprocessor.std + preprocessor.mean if preprocessor._enable_normalize else inputs
 
 
 def reconstruct(
@@ -101,8 +138,3 @@ def _load(source: Image) -> dict:
         except Exception as error:
             raise ValueError(f'The image "{path}" cannot be read: {error}') from error
     return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-
-
-def _to_array(image: Tensor) -> np.ndarray:
-    """(3, H, W) of 0 to 255 -> (H, W, 3) in uint8."""
-    return image.clamp(0, 255).round().byte().permute(1, 2, 0).cpu().numpy()

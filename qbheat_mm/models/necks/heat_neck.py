@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...arguments import check_arguments
-from ...heat import CommutingGenerators, check_scheme, commutator, propagator
+from ...heat import CommutingGenerators, check_scheme, commutator, norm_linear_step, propagator
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,31 +29,41 @@ class HeatNeck(BaseModule):
 
     Args:
         in_channels: Channels C of the features.
+        law: ``'linear'``, the paper's z_x = A z, z_y = B z; or ``'norm_linear'``, FINOLA's z_x = A z^, z_y = B z^ with
+            z^ normalized over the channels, see :func:`qbheat_mm.heat.norm_linear_step`.
         scheme: ``'euler'``, a number of Euler sub-steps, or ``'exp'``, see :func:`qbheat_mm.heat.propagator`; or
-            ``'none'``, the control without an equation: features are copied, nothing is learned.
+            ``'none'``, the control without an equation: features are copied, nothing is learned. The normalized law
+            has no ``'exp'``.
         direction: ``'signed'``, one A and one B, where left and up are negative displacements; or ``'separate'``, one
             matrix each for right, left, down and up.
         commute: ``'none'``; ``'penalty'``, which adds ||AB - BA||_F^2 to the losses as ``loss_commute``; or
-            ``'shared_basis'``, generators that commute by construction.
+            ``'shared_basis'``, generators that commute by construction. Commuting generators do not make steps of the
+            normalized law commute, so there it is ``'none'``.
     """
 
     @check_arguments('in_channels')
     def __init__(
         self,
         in_channels: int,
+        law: str = 'linear',
         scheme: str | int = 'euler',
         direction: str = 'signed',
         commute: str = 'none',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if law not in ('linear', 'norm_linear'):
+            raise ValueError(f"HeatNeck: law='{law}' is neither 'linear' nor 'norm_linear'.")
         if direction not in ('signed', 'separate'):
             raise ValueError(f"HeatNeck: direction='{direction}' is neither 'signed' nor 'separate'.")
         if commute not in ('none', 'penalty', 'shared_basis'):
             raise ValueError(f"HeatNeck: commute='{commute}' is not 'none', 'penalty' or 'shared_basis'.")
         if scheme == 'none' and (direction, commute) != ('signed', 'none'):
             raise ValueError("HeatNeck: scheme='none' learns nothing, so it takes neither direction nor commute.")
+        if law == 'norm_linear' and (scheme in ('exp', 'none') or commute != 'none'):
+            raise ValueError("HeatNeck: law='norm_linear' takes Euler steps and commute='none' alone.")
         self.in_channels = in_channels
+        self.law = law
         self.scheme = scheme if scheme == 'none' else check_scheme(scheme)
         self.direction = direction
         self.commute = commute
@@ -76,7 +86,7 @@ class HeatNeck(BaseModule):
         return self.generator_x, self.generator_y
 
     def propagators(self) -> tuple[Tensor, Tensor]:
-        """P_x and P_y, each (2, C, C) in float32: one block forward, one block back."""
+        """P_x and P_y of the linear law, each (2, C, C) in float32: one block forward, one block back."""
         generators = self.generators()
         back = -1.0 if self.direction == 'signed' else 1.0  # separate matrices for left and up have their own sign
         displacement = torch.tensor([1.0, back], device=generators[0].device)
@@ -103,6 +113,9 @@ class HeatNeck(BaseModule):
         """What carries features one block along x, and along y."""
         if self.scheme == 'none':
             return [lambda z, ahead: z] * 2
+        if self.law == 'norm_linear':
+            sub_steps = 1 if self.scheme == 'euler' else self.scheme
+            return [partial(_step_norm_linear, generator.float(), sub_steps) for generator in self.generators()]
         if self.scheme == 'euler' and self.direction == 'signed':  # z + d A z: one product for both directions
             return [partial(_add_difference, generator[0].float()) for generator in self.generators()]
         return [partial(_propagate, *propagators) for propagators in self.propagators()]
@@ -119,6 +132,13 @@ class HeatNeck(BaseModule):
 def _add_difference(generator: Tensor, z: Tensor, ahead: Tensor) -> Tensor:
     """Features (N, h, w, C) by I + d A, d = 1 where ``ahead`` (N, h or 1, w or 1, 1), else -1."""
     return torch.addcmul(z, torch.where(ahead, 1.0, -1.0), z @ generator.mT)
+
+
+def _step_norm_linear(generator: Tensor, sub_steps: int, z: Tensor, ahead: Tensor) -> Tensor:
+    """Features (N, h, w, C) by the normalized law; ``generator`` (k, C, C) as of :meth:`HeatNeck.generators`."""
+    if len(generator) == 1:
+        return norm_linear_step(z, generator[0], torch.where(ahead, 1.0, -1.0), sub_steps)
+    return torch.where(ahead, *(norm_linear_step(z, each, 1.0, sub_steps) for each in generator))
 
 
 def _propagate(forward: Tensor, back: Tensor, z: Tensor, ahead: Tensor) -> Tensor:

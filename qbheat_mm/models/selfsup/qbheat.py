@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...arguments import check_arguments
 from ...datasets.transforms.quarter_mask import check_quarters, visible_origins
-from ..utils import check_feature_map, crop_quarter, gather_patches, gather_tokens, masked_cells, patchify, unpatchify
+from ..utils import check_feature_map, crop_quarter, gather_patches, gather_tokens, masked_cells
 
 
 @MODELS.register_module()
@@ -27,8 +27,9 @@ class QBHeat(BaseSelfSupervisor):
         decoder: ``QBHeatDecoder``, from features to one prediction per position.
         head: ``QBHeatPretrainHead``, targets and loss.
         patch_size: Side in pixels of the patch that belongs to one feature: the backbone's output stride.
-        target_generator: Makes targets (N, L, V) of all positions from the images, as in mmpretrain's MaskFeat.
-            Defaults to pixels, the paper's target.
+        target_generator: Makes targets (N, L, V) of all positions from the images, as in mmpretrain's MaskFeat; one
+            that gives an image (N, 3, H, W) changes the pixels that are predicted. Defaults to pixels, the paper's
+            target.
         data_preprocessor: Defaults to mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialization.
 
@@ -83,45 +84,30 @@ class QBHeat(BaseSelfSupervisor):
 
     def target(self, inputs: Tensor, masked_ids: Tensor) -> Tensor:
         """Targets (N, 3L/4, V) at the masked positions: pixels, or what the target generator makes."""
-        if self.target_generator is None:
-            return gather_patches(inputs, masked_ids, self.patch_size)
-        return gather_tokens(self.target_generator(inputs), masked_ids)
+        targets = inputs if self.target_generator is None else self.target_generator(inputs)
+        if targets.ndim == 4:  # an image
+            return gather_patches(targets, masked_ids, self.patch_size)
+        return gather_tokens(targets, masked_ids)
 
     def forward(self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = 'tensor'):
-        """As in every self-supervised model; ``mode='predict'`` reconstructs, see :meth:`predict`."""
+        """As in every self-supervised model; ``mode='predict'`` see :meth:`predict`."""
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         return super().forward(inputs, data_samples, mode)
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: list[DataSample]) -> list[DataSample]:
-        """Reconstruct images (N, 3, H, W), normalized, from one quarter; for models that predict pixels.
+        """What is predicted, and how well, for images (N, 3, H, W), normalized.
 
         Returns:
-            The samples with ``reconstruction`` (3, H, W), pixel values of 0 to 255 in the channel order of the
-            normalized input, the visible quarter copied in, and the metrics ``masked_loss`` and ``constant_loss``
-            (the best constant per patch).
-
-        Raises:
-            ValueError: If the model predicts what a target generator makes.
+            The samples with ``pred`` (3L/4, V), ``masked_ids`` (3L/4,), and the metrics ``masked_loss`` and
+            ``constant_loss`` (the best constant per position).
         """
-        if self.target_generator is not None:
-            raise ValueError(f'{type(self.target_generator).__name__} targets cannot be drawn; only pixels can.')
         pred, masked_ids = self.predict_masked(inputs, data_samples)
-        patches = patchify(inputs.float(), self.patch_size)
-        masked = gather_tokens(patches, masked_ids)
-        losses = self.head.sample_losses(pred, masked)
-        pixels = self.head.to_pixels(pred.float(), masked)
-        patches = patches.scatter(1, masked_ids[..., None].expand_as(pixels), pixels)
-        images = self.to_pixels(unpatchify(patches, inputs.shape[2:], self.patch_size)).clamp(0, 255)
-        for sample, image, masked_loss, constant_loss in zip(data_samples, images, *losses):
-            sample.set_field(image, 'reconstruction')
-            sample.set_field(float(masked_loss), 'masked_loss', field_type='metainfo')
-            sample.set_field(float(constant_loss), 'constant_loss', field_type='metainfo')
+        losses = self.head.sample_losses(pred, self.target(inputs, masked_ids))
+        for i, sample in enumerate(data_samples):
+            sample.set_field(pred[i].float(), 'pred')
+            sample.set_field(masked_ids[i], 'masked_ids')
+            for name, loss in zip(('masked_loss', 'constant_loss'), losses):
+                sample.set_field(float(loss[i]), name, field_type='metainfo')
         return data_samples
-
-    def to_pixels(self, inputs: Tensor) -> Tensor:
-        """Undo the data preprocessor's normalization: (N, 3, H, W) -> values of 0 to 255."""
-        if not self.data_preprocessor._enable_normalize:
-            return inputs
-        return inputs * self.data_preprocessor.std + self.data_preprocessor.mean
