@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 import torch
 from helpers.fields import commuting_pair, matrix, often, randn, rng, schemes, seeds, sizes
@@ -11,6 +12,7 @@ from qbheat_mm.heat import (
     block_diagonal,
     commutator,
     laplacian_coupling,
+    norm_linear_step,
     orthogonal_basis,
     propagator,
 )
@@ -95,6 +97,45 @@ def test_order_of_the_diagonal_matters_exactly_when_generators_do_not_commute(se
     A, B = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     P_x, P_y = propagator(A, 1, scheme), propagator(B, 1, scheme)
     assert (P_y @ P_x - P_x @ P_y).norm() > 1
+
+
+# --- the normalized law ----------------------------------------------------------------------------------------------
+
+
+@often
+@given(seeds, st.sampled_from([3, 8]), st.sampled_from([-1.0, 0.5, 1.0]))
+def test_sub_steps_of_the_normalized_law_converge_to_its_flow_at_first_order(seed, size, d):
+    generator, z = 0.3 * matrix(size, seed), randn(2, size, seed=seed + 1)
+
+    def velocity(_, flat):
+        rows = torch.from_numpy(flat).view(2, size)
+        centered = rows - rows.mean(-1, keepdim=True)
+        return (centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt() @ generator.mT).flatten().numpy()
+
+    flow = scipy.integrate.solve_ivp(velocity, (0, d), z.flatten().numpy(), rtol=1e-11, atol=1e-12).y[:, -1]
+    error, half = ((norm_linear_step(z, generator, d, n).flatten().numpy() - flow) for n in (512, 1024))
+    assert np.abs(half).max() < 0.02
+    assert 1.8 < np.linalg.norm(error) / np.linalg.norm(half) < 2.2
+
+
+@often
+@given(seeds, sizes, displacements, st.floats(0.5, 20), st.floats(-5, 5))
+def test_the_normalized_law_moves_alike_whatever_scale_and_mean(seed, size, d, scale, mean):
+    generator, z = matrix(size + 1, seed), 10 * randn(3, size + 1, seed=seed + 1)
+    moved = norm_linear_step(z, generator, d) - z
+    scaled = scale * z + mean
+    torch.testing.assert_close(norm_linear_step(scaled, generator, d) - scaled, moved, rtol=1e-2, atol=1e-3)
+    assert torch.equal(norm_linear_step(z, torch.zeros_like(generator), d), z)
+
+
+@often
+@given(seeds, sizes)
+def test_displacements_of_the_normalized_law_are_broadcast(seed, size):
+    generator, z = matrix(size, seed), randn(4, 2, size, seed=seed + 1)
+    d = torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    together = norm_linear_step(z, generator, d[:, None, None], 2)
+    for each, displacement, expected in zip(z, d, together):
+        torch.testing.assert_close(norm_linear_step(each, generator, float(displacement), 2), expected)
 
 
 # --- the coupled equation --------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class PatchHOGGenerator(HOGGenerator):
         magnitude = torch.hypot(gradient_x, gradient_y).mul_(self.gaussian_kernel.repeat(repeats))
         # Half a turn is nbins bins, so angles, from minus half a turn to half a turn inclusive, give 2 nbins + 1.
         bins = 2 * self.nbins + 1
-        angle = torch.atan2(gradient_x, gradient_y).mul_(self.nbins / math.pi).floor_().add_(self.nbins)
+        angle = torch.atan2(gradient_x, gradient_y).div_(math.pi).mul_(self.nbins).floor_().add_(self.nbins)
         row, column = (torch.arange(side, device=images.device) // self.pool for side in images.shape[2:])
         index = angle.add_((row[:, None] * columns + column) * bins).long()
         histograms = magnitude.new_zeros(*images.shape[:2], rows * columns * bins)

@@ -45,6 +45,7 @@ def test_random_takes_every_offset_of_an_image_of_any_shape():
         ({}, 200, '200 px.*192 or 224 px would do'),
         ({}, 20, '32 px would do'),
         (dict(patch_size=32), 224, '192 or 256'),
+        (dict(visible=['corner', 'center']), 224, 'margin of whole cells.*192 or 256'),
         (dict(visible='center'), 224, 'margin of whole cells.*192 or 256'),
     ],
 )
@@ -53,9 +54,18 @@ def test_a_size_without_whole_cells_is_refused_with_those_that_would_do(kwargs, 
         origins(QuarterMask(**kwargs), size, count=1)
 
 
-def test_unknown_placement_is_refused():
-    with pytest.raises(ValueError, match="visible='middle'"):
-        QuarterMask(visible='middle')
+def test_of_several_placements_each_is_drawn_equally_often():
+    counts = origins(TRANSFORMS.build(dict(type='QuarterMask', visible=['corner', 'center'])), 128, count=800)
+    assert set(counts) == {(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)}
+    assert 340 < counts[2, 2] < 460
+
+
+@pytest.mark.parametrize('visible', ['middle', ['corner', 'middle'], []])
+def test_unknown_placement_is_refused(visible):
+    with pytest.raises(
+        ValueError, match=r"visible=('middle' is not one of top_left, .*random|\[\] names no placement)"
+    ):
+        QuarterMask(visible=visible)
 
 
 def test_origins_are_read_from_the_samples_or_missed():

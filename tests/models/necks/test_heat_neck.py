@@ -109,6 +109,30 @@ def test_every_masked_cell_comes_from_the_visible_cell_one_block_away(options, o
         torch.testing.assert_close(whole[0, :, row, column], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('scheme', ['euler', 3])
+@pytest.mark.parametrize('direction', ['signed', 'separate'])
+@pytest.mark.parametrize('origin', [(0, 0), (4, 0), (1, 3)])
+def test_the_normalized_law_moves_by_the_generator_of_normalized_features(scheme, direction, origin, generator):
+    neck = random_neck(law='norm_linear', scheme=scheme, direction=direction)
+    visible = torch.randn(1, 6, 4, 4, generator=generator)
+    whole = neck(visible, torch.tensor([origin]))
+    a, b = (each.detach() for each in neck.generators())
+    steps = 1 if scheme == 'euler' else scheme
+
+    def move(z, matrices, displacement):
+        sign = displacement if direction == 'signed' else abs(displacement)
+        for _ in range(steps if displacement else 0):
+            normalized = (z - z.mean()) / (z.var(unbiased=False) + 1e-5).sqrt()
+            z = z + sign / steps * (matrices[-1 if displacement < 0 else 0] @ normalized)
+        return z
+
+    for row, column in itertools.product(range(8), range(8)):
+        dy, dx = ((-1 if cell < start else int(cell >= start + 4)) for cell, start in zip((row, column), origin))
+        source = visible[0, :, row - 4 * dy - origin[0], column - 4 * dx - origin[1]]
+        expected = move(move(source, a, dx), b, dy)
+        torch.testing.assert_close(whole[0, :, row, column], expected, rtol=1e-4, atol=1e-5)
+
+
 def exchange_directions(neck: HeatNeck, axis: str) -> HeatNeck:
     """The neck of the mirrored world: A -> -A, or right and left exchanged."""
     mirrored = copy.deepcopy(neck)
@@ -118,11 +142,13 @@ def exchange_directions(neck: HeatNeck, axis: str) -> HeatNeck:
     return mirrored
 
 
-@pytest.mark.parametrize('scheme', ['euler', 4, 'exp'])
+@pytest.mark.parametrize(
+    ('law', 'scheme'), [*(('linear', scheme) for scheme in ('euler', 4, 'exp')), ('norm_linear', 'euler')]
+)
 @pytest.mark.parametrize('direction', ['signed', 'separate'])
 @pytest.mark.parametrize(('axis', 'dimension', 'mirrored_origin'), [('x', 3, (0, 2)), ('y', 2, (4, 2))])
-def test_a_mirrored_image_is_a_mirrored_neck(scheme, direction, axis, dimension, mirrored_origin, generator):
-    neck = random_neck(scheme=scheme, direction=direction)
+def test_a_mirrored_image_is_a_mirrored_neck(law, scheme, direction, axis, dimension, mirrored_origin, generator):
+    neck = random_neck(law=law, scheme=scheme, direction=direction)
     visible = torch.randn(2, 6, 4, 4, generator=generator)
     origin = torch.tensor([(0, 2)] * 2)
     expected = neck(visible, origin).flip(dimension)
@@ -179,6 +205,10 @@ def test_none_learns_nothing_and_copies():
         (dict(scheme=0), 'scheme=0'),
         (dict(scheme='none', commute='penalty'), 'learns nothing'),
         (dict(scheme='none', direction='separate'), 'learns nothing'),
+        (dict(law='heat'), "law='heat'"),
+        (dict(law='norm_linear', scheme='exp'), "law='norm_linear' takes Euler steps"),
+        (dict(law='norm_linear', scheme='none'), "law='norm_linear' takes Euler steps"),
+        (dict(law='norm_linear', commute='shared_basis'), "law='norm_linear' takes .* commute='none'"),
     ],
 )
 def test_unknown_options_are_refused(options, message):
