@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # The other family of OpenMMLab packages, for the same tests.
 SECOND := .venv-openmmlab
 export OMP_NUM_THREADS ?= $(shell nproc)
+# Tests run in several processes of one thread each.
+PYTEST := -m pytest -q -n auto --maxprocesses 8
 
 .PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format
 
@@ -23,19 +25,19 @@ smoke: setup
 	@$(BIN)/python studies/run.py studies/smoke.yaml --only 'qbheat/*'
 
 test: setup
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 # Both environments: some of these tests go from one family to the other.
 test-openmmlab: setup setup-openmmlab
-	@$(SECOND)/bin/python -m pytest -q -m "not slow and not fuzz"
+	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not slow and not fuzz"
 
 # Broken input by the hundred.
 fuzz: setup
-	@$(BIN)/python -m pytest -q -m fuzz
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m fuzz
 
 test-all: setup setup-openmmlab
-	@$(BIN)/python -m pytest -q -m ""
-	@$(SECOND)/bin/python -m pytest -q -m "not second_family and not fuzz"
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m ""
+	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not second_family and not fuzz"
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
