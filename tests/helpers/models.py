@@ -25,7 +25,7 @@ TINY_ARCH = dict(
 )
 
 
-# Of a image to a batch of QB-Heat's training, at 64 px.
+# Of an image to a batch of QB-Heat's training, at 64 px.
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
     dict(type='RandomResizedCrop', scale=64, backend='pillow'),

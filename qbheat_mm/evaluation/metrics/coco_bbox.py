@@ -21,7 +21,7 @@ class CocoBBoxMetric(CocoMetric):
     """The twelve figures of COCO's box evaluation, unrounded, and AP for each class.
 
     They are those of pycocotools run on the exported predictions, to the last digit. mmdet's ``CocoMetric``
-    (3.3.0, onedl 3.5.1) differs: it counts up to 1000 boxes of a image in all figures but the first, where COCO
+    (3.3.0, onedl 3.5.1) differs: it counts up to 1000 boxes of an image in all figures but the first, where COCO
     counts 100; rounds to three digits; gives no figure where nothing was detected, so that ``save_best`` fails;
     and mixes up the AP of classes whose category ids are not ascending in the file.
 

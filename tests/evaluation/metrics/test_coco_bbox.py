@@ -75,12 +75,12 @@ def direct(ann_file, predictions, cat_ids=None) -> list[float]:
 def coco(make_coco):
     ann_file, _, content = make_coco(num_images=12, size=(160, 128), classes=('cat', 'dog', 'bird'))
     content['annotations'][0]['iscrowd'] = 1
-    content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 111]  # a image without boxes
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 111]  # an image without boxes
     ann_file.write_text(json.dumps(content))
     return ann_file, content
 
 
-@pytest.mark.parametrize('boxes_per_image', [20, 150])  # COCO counts a image's best 100
+@pytest.mark.parametrize('boxes_per_image', [20, 150])  # COCO counts an image's best 100
 def test_equals_pycocotools_to_the_last_digit(coco, tmp_path, boxes_per_image):
     ann_file, content = coco
     figures = evaluate(ann_file, content, noisy(content, boxes_per_image), outfile_prefix=str(tmp_path / 'out' / 'run'))
