@@ -123,10 +123,12 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
+    if args.data and args.data.resolve().is_relative_to(work_dir):
+        parser.error(f'"{args.data}" lies in the work dir "{work_dir}", which is emptied; move one of them.')
     if work_dir == WORK_DIR.resolve():
         shutil.rmtree(work_dir, ignore_errors=True)
     elif work_dir.exists():
-        parser.error(f'"{work_dir}" exists; name another folder or remove it.')
+        parser.error(f'"{work_dir}" exists; name another, or remove it.')
 
     print('== data: crops of the photographs that scikit-image bundles', flush=True)
     images = work_dir / 'data'

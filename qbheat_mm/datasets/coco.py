@@ -181,16 +181,19 @@ class CocoWriter:
         )
 
     def write(self, out: str | Path) -> dict[str, int]:
-        """Write the file atomically and print the counts.
+        """Write the new file ``out`` atomically and print the counts.
 
         Returns:
             The counts.
+
+        Raises:
+            FileExistsError: If ``out`` exists.
         """
         annotated = {annotation['image_id'] for annotation in self.annotations}
         self.counts['images without boxes'] = len(self.images) - len(annotated)
         categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
         content = dict(images=self.images, annotations=self.annotations, categories=categories)
-        atomic_write(out, json.dumps(content).encode())
+        atomic_write(out, json.dumps(content).encode(), replace=False)
         print(f'{out}: {len(self.classes)} classes ({", ".join(self.classes)})')
         for name, count in self.counts.items():
             print(f'{count:8d} {name}')

@@ -75,5 +75,5 @@ def test_other_folders_are_refused(tmp_path, imagenette, tool):
     (imagenette / 'val' / 'n02102040' / '001.jpg').write_text('no image')
     refuse(tool, imagenette, r'val/n02102040/001\.jpg" cannot be read', '--size', '64')
     refuse(tool, imagenette, '--val-every 1 leaves nothing', '--val-every', '1')
-    with pytest.raises(SystemExit, match='exists; name another folder'):
+    with pytest.raises(SystemExit, match='exists already; name another'):
         tool.main([str(imagenette), str(tmp_path)])

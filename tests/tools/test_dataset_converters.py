@@ -110,7 +110,7 @@ def test_voc_split_class_choice_and_root(voc, tmp_path):
 
     split.write_text('a\nzebra\n')
     with pytest.raises(AnnotationError, match='zebra'):
-        voc(images, out, split=split)
+        voc(images, tmp_path / 'other.json', split=split)
 
 
 def test_yolo_boxes_and_counts(yolo, tmp_path):
@@ -217,6 +217,9 @@ def test_command_line(load_tool, tool, tmp_path, monkeypatch, capsys):
     assert '1 boxes written' in capsys.readouterr().out
     assert json.loads(out.read_text())['annotations'][0]['bbox'] == [0, 0, 20, 15]
 
+    with pytest.raises(SystemExit, match=r'^error: .*out\.json" exists already'):
+        main()
+    out.unlink()
     write(tmp_path / 'a.xml', '<annotation>')
     write(tmp_path / 'a.txt', 'cat 1 2 3 4')
     with pytest.raises(SystemExit, match=r'^error: .*a\.(xml|txt):1: '):

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from qbheat_mm.checkpoint import atomic_dir
+from qbheat_mm.checkpoint import atomic_dir, refuse_existing
 from qbheat_mm.datasets.image_folder import scan_images
 from qbheat_mm.text import join_names
 
@@ -75,7 +75,7 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
 
     Args:
         source: Class folders, or train/ and val/ with class folders.
-        out: Must not exist.
+        out: Must not exist, nor lie in ``source``.
         size: Shorter side in px to which larger images are reduced; None copies the files.
         val_every: Without val/, one in so many images is for validation.
 
@@ -83,10 +83,12 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
         The number of images per split.
 
     Raises:
+        FileExistsError: If ``out`` exists.
         LayoutError: If the source has no usable layout, or holds an unreadable image to reduce.
     """
-    if out.exists():
-        raise LayoutError(f'"{out}" exists; name another folder or remove it.')
+    refuse_existing(out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise LayoutError(f'"{out}" lies in the source "{source}", where it would be a class; name another folder.')
     if val_every < 2:
         raise LayoutError(f'--val-every {val_every} leaves nothing to learn from; 2 or more.')
     splits = read_splits(source, val_every)
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
-    except LayoutError as error:
+    except (LayoutError, OSError) as error:
         sys.exit(f'class_folders: {error}')
     classes = sum(1 for _ in (args.out / 'train').iterdir())
     print(f'wrote {args.out}: {classes} classes, {counts["train"]} training and {counts["val"]} validation images')

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from qbheat_mm.checkpoint import refuse_existing
 from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
 
 
@@ -69,7 +70,7 @@ def yolo_to_coco(
 
     Args:
         image_dir: Folder of the images. An image without a txt file has no boxes.
-        out: The file to write.
+        out: The file to write, which must not exist.
         classes: Class names by index.
         labels: Folder of the txt files, with the images' relative paths; None follows YOLO's convention.
         root: File names are written relative to this folder; None takes ``image_dir``.
@@ -79,7 +80,9 @@ def yolo_to_coco(
 
     Raises:
         AnnotationError: With file and line, if a file is malformed.
+        FileExistsError: If ``out`` exists.
     """
+    refuse_existing(out)
     image_dir = Path(image_dir)
     labels = Path(labels) if labels else find_labels(image_dir)
     images = index_images(image_dir)
@@ -109,11 +112,11 @@ def main() -> None:
         '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
     )
     parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
     args = parser.parse_args()
     try:
         yolo_to_coco(**vars(args) | dict(classes=parse_classes(args.classes)))
-    except AnnotationError as error:
+    except (AnnotationError, OSError) as error:
         raise SystemExit(f'error: {error}') from error
 
 
