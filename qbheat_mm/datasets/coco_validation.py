@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..text import join_names
+from ..files import open_file
+from ..text import join_names, printable
 from .coco import AnnotationError, load_coco, read_size
 from .transforms.loading import ORIENTATION
 
@@ -40,12 +41,12 @@ class Report:
             getattr(self, level).extend(f'{where}: {text}' for text in texts)
 
     def __str__(self) -> str:
-        lines = [f'{level[:-1]}: {text}' for level, texts in vars(self).items() for text in texts]
+        lines = [f'{level[:-1]}: {printable(text)}' for level, texts in vars(self).items() for text in texts]
         return '\n'.join(lines) or 'nothing found'
 
 
 def _printable(name) -> str:
-    name = str(name).encode('utf-8', 'replace').decode()  # JSON can hold half a surrogate pair
+    name = printable(name)  # JSON can hold half a surrogate pair
     return name if len(name) <= 200 else f'{name[:200]}...'
 
 
@@ -179,10 +180,10 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
 def _check_image(path: Path, image: dict, kinds: dict[str, list[str]]) -> None:
     """Decode an image and sort what is unusual about it into ``kinds``."""
     try:
-        with Image.open(path) as file:
-            file.load()
-            mode, orientation = file.mode, file.getexif().get(ORIENTATION, 1)
-            transparent = 'transparency' in file.info
+        with open_file(path) as file, Image.open(file) as opened:
+            opened.load()
+            mode, orientation = opened.mode, opened.getexif().get(ORIENTATION, 1)
+            transparent = 'transparency' in opened.info
         size = read_size(path)
     except Exception as error:  # Pillow raises errors of many types for malformed files
         kinds['unreadable'].append(f'{path.name} ({error})')

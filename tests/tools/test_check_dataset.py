@@ -1,3 +1,5 @@
+import json
+import os
 import sys
 
 import pytest
@@ -25,6 +27,30 @@ def test_annotations(check, make_coco):
     assert code == 1
     assert "error: 1 of 2 classes of the config are no categories of the file: 'bird'" in text
     assert check(ann_file)[0] == 2
+
+
+def test_hostile_files_neither_hang_nor_crash(check, make_coco, tmp_path):
+    ann_file, img_dir, content = make_coco()
+    names = [image['file_name'] for image in content['images']]
+    (img_dir / names[0]).unlink()
+    os.mkfifo(img_dir / names[0])
+    (img_dir / names[1]).rename(img_dir / 'a\nerror: b.png')
+    (img_dir / 'a\nerror: b.png').write_bytes(b'')
+    content['images'][1]['file_name'] = 'a\nerror: b.png'
+    ann_file.write_text(json.dumps(content))
+    code, text = check(ann_file, '--images', img_dir)
+    assert code == 1
+    assert '2 of 4 sampled images cannot be read' in text
+    assert text.count('\n') == 1
+
+    ann_file.write_text('[' * 10**6)
+    code, text = check(ann_file, '--images', img_dir)
+    assert code == 1
+    assert 'cannot be read as JSON: maximum recursion depth' in text
+    os.mkfifo(tmp_path / 'fifo.json')
+    code, text = check(tmp_path / 'fifo.json', '--images', img_dir)
+    assert code == 1
+    assert 'Not a regular file' in text
 
 
 def test_config(check, make_coco, tmp_path):

@@ -20,13 +20,17 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from qbheat_mm.checkpoint import atomic_dir, refuse_existing
 from qbheat_mm.datasets.image_folder import scan_images
-from qbheat_mm.text import join_names
+from qbheat_mm.files import open_file
+from qbheat_mm.text import join_names, printable
 
 Tree = dict[str, list[Path]]  # class -> its images
 
 
 class LayoutError(ValueError):
-    """A folder that cannot be converted."""
+    """A folder that cannot be converted; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def read_classes(folder: Path) -> Tree:
@@ -106,9 +110,9 @@ def _write(source: Path, target: Path, size: int | None) -> None:
         shutil.copyfile(source, target)
         return
     try:
-        with Image.open(source) as image:
+        with open_file(source) as file, Image.open(file) as image:
             image = ImageOps.exif_transpose(image).convert('RGB')
-    except OSError as error:
+    except Exception as error:  # Pillow raises errors of many types for malformed files
         raise LayoutError(f'The image "{source}" cannot be read ({error}). Remove or replace it.') from error
     scale = size / min(image.size)
     if scale < 1:

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from qbheat_mm.checkpoint import refuse_existing
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
+from qbheat_mm.files import read_file
 
 Object = tuple[str, tuple[float, float, float, float], bool]  # name, corners as in the file, difficult
 
@@ -26,7 +27,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_file(path), True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise AnnotationError(f'{path}:{error.lineno}: not well-formed xml ({reason})') from error
@@ -116,7 +117,7 @@ def voc_to_coco(
     images = index_images(image_dir)
     alone = {path.relative_to(annotations).with_suffix('') for path in annotations.rglob('*.xml')} - images.keys()
     if split:
-        listed = [Path(line.split()[0]) for line in Path(split).read_text().splitlines() if line.strip()]
+        listed = [Path(line.split()[0]) for line in read_text(split).splitlines() if line.strip()]
         if missing := [str(key) for key in listed if key not in images]:
             raise AnnotationError(f'{split} lists {len(missing)} without an image in "{image_dir}", first {missing[0]}')
         images = {key: images[key] for key in listed}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qbheat_mm.checkpoint import refuse_existing
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
 
 
 def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
@@ -24,11 +24,7 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
         AnnotationError: With file and line, if a line is malformed.
     """
     boxes = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f'{path}: not a text file ({error})') from error
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if not fields:
             continue

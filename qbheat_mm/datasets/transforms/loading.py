@@ -11,6 +11,9 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+from ...files import read_file
+from ...text import printable
+
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
 
 
@@ -45,6 +48,17 @@ def decode_image(content: bytes) -> np.ndarray:
     return mmcv.imfrombytes(content, backend='pillow')
 
 
+def read_content(path: str, backend_args: dict | None = None) -> bytes:
+    """The bytes of an image file, which mmengine's backend reads unless it is a local file.
+
+    Raises:
+        OSError: If it cannot be read, or is not a regular file.
+    """
+    if backend_args is None and '://' not in str(path):
+        return read_file(path)
+    return fileio.get(path, backend_args=backend_args)
+
+
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
     """mmcv's ``LoadImageFromFile`` with :func:`decode_image`: OpenCV silently returns half of a truncated image.
@@ -67,11 +81,11 @@ class LoadImage(BaseTransform):
             ValueError: With the file, if it is unreadable and ``ignore_empty`` is False.
         """
         try:
-            img = decode_image(fileio.get(results['img_path'], backend_args=self.backend_args))
+            img = decode_image(read_content(results['img_path'], self.backend_args))
         except Exception as error:  # Pillow raises errors of many types for malformed files
             if self.ignore_empty:
                 return None
-            raise ValueError(f'The image "{results["img_path"]}" cannot be read: {error}') from error
+            raise ValueError(printable(f'The image "{results["img_path"]}" cannot be read: {error}')) from error
         return dict(results, img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
 
     def __repr__(self) -> str:
