@@ -15,12 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from qbheat_mm.checkpoint import atomic_dir, refuse_existing
 from qbheat_mm.datasets.image_folder import scan_images
-from qbheat_mm.files import open_file
+from qbheat_mm.datasets.transforms import decode_image
+from qbheat_mm.files import read_file
 from qbheat_mm.text import join_names, printable
 
 Tree = dict[str, list[Path]]  # class -> its images
@@ -110,8 +111,7 @@ def _write(source: Path, target: Path, size: int | None) -> None:
         shutil.copyfile(source, target)
         return
     try:
-        with open_file(source) as file, Image.open(file) as image:
-            image = ImageOps.exif_transpose(image).convert('RGB')
+        image = Image.fromarray(decode_image(read_file(source))[..., ::-1])
     except Exception as error:  # Pillow raises errors of many types for malformed files
         raise LayoutError(f'The image "{source}" cannot be read ({error}). Remove or replace it.') from error
     scale = size / min(image.size)
