@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers.models import write_images
 from mmpretrain.registry import DATASETS
 from PIL import Image
+
+from qbheat_mm.datasets.coco import index_images
+from qbheat_mm.datasets.image_folder import list_images
 
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
@@ -22,6 +27,28 @@ def test_a_tree_of_images_needs_no_labels(image_folder):
     assert len(dataset) == 8
     assert dataset[0]['inputs'].shape == (3, 32, 32)
     assert 'gt_label' not in dataset[0]['data_samples']
+
+
+def test_all_listings_agree(image_folder, tmp_path, load_tool):
+    """On links, circles, hidden folders and what macOS adds: the dataset, the converters and the inferencer."""
+    write_images(tmp_path / 'elsewhere', 3, seed=5)
+    (image_folder / 'cat' / 'more').symlink_to(tmp_path / 'elsewhere')
+    (image_folder / 'cat' / 'up').symlink_to(image_folder)
+    (image_folder / 'loop').symlink_to('.')
+    write_images(image_folder / '.ipynb_checkpoints', 2)
+    write_images(image_folder / 'dog' / '.thumbnails', 2)
+    (image_folder / 'dog' / '._000.jpg').write_bytes(b'macOS')
+    expected = sorted(image_folder.glob('[cd]*/*.jpg')) + sorted((image_folder / 'cat' / 'more').iterdir())
+    expected = {path for path in expected if not path.name.startswith('.')}
+    assert len(expected) == 11
+    for with_label in (True, False):
+        dataset = build(image_folder, with_label=with_label)
+        assert {Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))} == expected
+    assert build(image_folder, with_label=True).metainfo['classes'] == ('cat', 'dog')
+    assert set(list_images(image_folder)) == expected
+    assert set(index_images(image_folder).values()) == expected
+    classes = load_tool('dataset_converters/class_folders.py').read_classes(image_folder)
+    assert {name: len(files) for name, files in classes.items()} == dict(cat=7, dog=4)
 
 
 def test_missing_folder_is_named(tmp_path):

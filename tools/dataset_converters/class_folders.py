@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from qbheat_mm.checkpoint import atomic_dir, refuse_existing
-from qbheat_mm.datasets.image_folder import scan_images
+from qbheat_mm.datasets.image_folder import find_classes
 from qbheat_mm.datasets.transforms import decode_image
 from qbheat_mm.files import read_file
 from qbheat_mm.text import join_names, printable
@@ -36,8 +36,7 @@ class LayoutError(ValueError):
 
 def read_classes(folder: Path) -> Tree:
     """The class folders in ``folder`` and the images at any depth in each, sorted."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-    return {entry.name: scan_images(entry) for entry in folders}
+    return {name: [folder / path for path in paths] for name, paths in find_classes(folder).items()}
 
 
 def read_splits(source: Path, val_every: int) -> dict[str, Tree]:

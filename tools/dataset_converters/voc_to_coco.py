@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from qbheat_mm.checkpoint import refuse_existing
 from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
-from qbheat_mm.files import read_file
+from qbheat_mm.files import list_files, read_file
 
 Object = tuple[str, tuple[float, float, float, float], bool]  # name, corners as in the file, difficult
 
@@ -115,7 +115,7 @@ def voc_to_coco(
     refuse_existing(out)
     image_dir, annotations = Path(image_dir), Path(annotations or image_dir)
     images = index_images(image_dir)
-    alone = {path.relative_to(annotations).with_suffix('') for path in annotations.rglob('*.xml')} - images.keys()
+    alone = {Path(name).with_suffix('') for name in list_files(annotations, ('.xml',))} - images.keys()
     if split:
         listed = [Path(line.split()[0]) for line in read_text(split).splitlines() if line.strip()]
         if missing := [str(key) for key in listed if key not in images]:

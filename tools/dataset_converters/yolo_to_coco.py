@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qbheat_mm.checkpoint import refuse_existing
 from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
+from qbheat_mm.files import list_files
 
 
 def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
@@ -86,7 +87,7 @@ def yolo_to_coco(
     if not any(path.is_file() for path in files.values()):
         raise AnnotationError(f'No image of "{image_dir}" has a txt file of its name in "{labels}".')
     writer = CocoWriter(classes)
-    alone = {path.relative_to(labels).with_suffix('') for path in labels.rglob('*.txt')} - images.keys()
+    alone = {Path(name).with_suffix('') for name in list_files(labels, ('.txt',))} - images.keys()
     writer.counts['txt files dropped, no image'] = len(alone - {Path('classes')})
     for key, image in images.items():
         width, height = read_size(image)
