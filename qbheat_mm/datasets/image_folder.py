@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import torch
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
+from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..files import list_files, list_folders
-from ..text import join_names
+from ..text import join_names, printable
 
 
 @DATASETS.register_module()
@@ -83,9 +85,12 @@ class ImageFolderDataset(CustomDataset):
         """The sample at ``idx``, or in training the next readable one.
 
         Raises:
+            IndexError: If there is no such index.
             RuntimeError: If ``MAX_SKIPS`` images in a row are unreadable; in test mode, if this one is.
         """
         total = len(self)
+        if not -total <= idx < total:
+            raise IndexError(f'There is no index {idx} in {total} images.')
         for step in range(min(total, self.MAX_SKIPS)):
             index = (idx + step) % total
             data = self.prepare_data(index)
@@ -93,13 +98,40 @@ class ImageFolderDataset(CustomDataset):
                 return data
             self.unreadable[index] = 1
             if self.test_mode:
-                raise RuntimeError(f'The image "{self.get_data_info(index)["img_path"]}" cannot be read.')
-        first = self.get_data_info(idx)['img_path']
-        raise RuntimeError(f'None of {step + 1} images in a row can be read, from "{first}" on.')
+                break
+        first, cause = self.get_data_info(idx % total)['img_path'], self._cause(idx % total)
+        what = f'The image "{first}"' if self.test_mode else f'None of {step + 1} images in a row, from "{first}" on,'
+        raise RuntimeError(
+            printable(f'{what} can{"not" * self.test_mode} be read: {type(cause).__name__}: {cause}')
+        ) from cause
+
+    def _cause(self, index: int) -> Exception:
+        """Why the pipeline makes nothing of an image."""
+        data = self.get_data_info(index)
+        for transform in self.pipeline.transforms:
+            transform = copy.copy(transform)
+            if hasattr(transform, 'ignore_empty'):
+                transform.ignore_empty = False
+            try:
+                data = transform(data)
+            except Exception as error:
+                return error.__cause__ or error
+            if data is None:
+                return ValueError(f'{type(transform).__name__} returned None')
+        return ValueError('it can be read now')
 
     def skipped_images(self) -> list[str]:
         """Paths of the images that could not be read so far, in any process."""
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
+
+
+def find_image_folders(dataset: Dataset) -> list[ImageFolderDataset]:
+    """The ``ImageFolderDataset`` in a dataset that may wrap others, each once."""
+    if isinstance(dataset, ImageFolderDataset):
+        return [dataset]
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
+    found = [each for wrapped in inner if wrapped is not None for each in find_image_folders(wrapped)]
+    return list({id(each): each for each in found}.values())
 
 
 def scan_images(folder: str | Path) -> list[Path]:
