@@ -22,7 +22,7 @@ from mmengine.config import Config
 
 from qbheat_mm.apis import QBHeatInferencer
 from qbheat_mm.checkpoint import atomic_write
-from qbheat_mm.datasets.image_folder import scan_images
+from qbheat_mm.datasets.image_folder import find_classes
 from qbheat_mm.engine.schedules import epoch_options
 from qbheat_mm.visualization import draw_reconstructions
 
@@ -77,17 +77,16 @@ def split_folder(source: Path, out: Path) -> None:
     """
     if not source.is_dir():
         sys.exit(f'There is no folder "{source}" (DATA).')
-    classes = sorted(entry for entry in source.iterdir() if entry.is_dir())
+    classes = find_classes(source)
     if len(classes) < 2:
         sys.exit(f'"{source}" holds {len(classes)} class folders; the probe needs two or more.')
-    for folder in classes:
-        files = scan_images(folder)
+    for name, files in classes.items():
         if len(files) < 2:
-            sys.exit(f'The class folder "{folder}" holds {len(files)} images; training and validation need 2.')
+            sys.exit(f'The class folder "{source / name}" holds {len(files)} images; training and validation need 2.')
         for i, path in enumerate(files):
-            link = out / ('train' if i % 5 else 'val') / folder.name / f'{i:06d}{path.suffix}'
+            link = out / ('train' if i % 5 else 'val') / name / f'{i:06d}{Path(path).suffix}'
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
+            link.symlink_to((source / path).resolve())
 
 
 def stretch_schedule(config: str, factor: int) -> dict:
@@ -123,10 +122,12 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
+    if args.data and args.data.resolve().is_relative_to(work_dir):
+        parser.error(f'"{args.data}" lies in the work dir "{work_dir}", which is emptied; move one of them.')
     if work_dir == WORK_DIR.resolve():
         shutil.rmtree(work_dir, ignore_errors=True)
     elif work_dir.exists():
-        parser.error(f'"{work_dir}" exists; name another folder or remove it.')
+        parser.error(f'"{work_dir}" exists; name another, or remove it.')
 
     print('== data: crops of the photographs that scikit-image bundles', flush=True)
     images = work_dir / 'data'

@@ -132,7 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to write, which must not exist')
     out = parser.parse_args().out
-    make_demo_data(out)
+    try:
+        make_demo_data(out)
+    except OSError as error:
+        parser.error(str(error))
     print(f'wrote {out}: {len(PHOTOS)} photographs as classes, {len(OBJECTS)} as objects to detect')
 
 

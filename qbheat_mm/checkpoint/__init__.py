@@ -1,4 +1,4 @@
-from .atomic import atomic_dir, atomic_write
+from .atomic import atomic_dir, atomic_write, refuse_existing
 from .loading import (
     TRUST_HELP,
     CheckpointError,
@@ -26,5 +26,6 @@ __all__ = [
     'publish',
     'read_checkpoint',
     'read_state_dict',
+    'refuse_existing',
     'select_prefix',
 ]

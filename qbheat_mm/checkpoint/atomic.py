@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
+import logging
 import os
 import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
+
+from ..text import join_names
 
 PARTIAL = f'.{"[0-9a-f]" * 8}.partial'  # pattern of the ending of temporary names
 
@@ -22,24 +25,42 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
 
 
-def atomic_write(path: str | Path, content: bytes) -> None:
-    """Write a temporary file beside ``path`` and rename it: ``path`` holds the old content or the new, never a part.
+def refuse_existing(path: str | Path) -> None:
+    """Refuse to overwrite.
 
     Raises:
+        FileExistsError: If there is anything at ``path``, a broken link included.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f'"{path}" exists already; name another, or remove it.')
+
+
+def atomic_write(path: str | Path, content: bytes, replace: bool = True) -> None:
+    """Write a temporary file beside ``path`` and rename it: ``path`` holds the old content or the new, never a part.
+
+    Args:
+        path: The file to write.
+        content: What it shall hold.
+        replace: Whether an existing file is replaced.
+
+    Raises:
+        FileExistsError: If ``path`` exists and is not to be replaced.
         OSError: If the disk is full, or refuses otherwise; the temporary file is removed, an old file is left as it is.
     """
     path = Path(path)
     partial = temporary_path(path)
+    if not replace:
+        refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open('xb') as file:
+        with partial.open('xb') as file:  # fails, before anything is removed, where the name is taken
+            try:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave the new name without the content
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
             error.errno, f'"{path}" cannot be written ({error.strerror}). Files that were there before are unchanged.'
@@ -50,7 +71,7 @@ def atomic_write(path: str | Path, content: bytes) -> None:
 def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path`` to fill, renamed to ``path`` at the end and removed after any error.
 
-    Temporary folders that killed processes left of the same ``path`` are removed first.
+    Nothing else is removed: temporary folders that killed processes left are logged.
 
     Args:
         path: The folder to make.
@@ -60,37 +81,23 @@ def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
         FileExistsError: If ``path`` exists and is not to be replaced.
     """
     path = Path(path)
-    if path.exists() and not replace:
-        raise FileExistsError(f'"{path}" exists already; name another folder, or remove it.')
-    for left in path.parent.glob(glob.escape(path.name) + PARTIAL):
-        with suppress(OSError), _lock(left) as abandoned:
-            if abandoned:
-                shutil.rmtree(left)
+    if not replace:
+        refuse_existing(path)
+    if left := sorted(path.parent.glob(glob.escape(path.name) + PARTIAL)):
+        print_log(
+            f'Temporary folders of other runs, to be removed where they were killed: {join_names(left)}',
+            logger='current',
+            level=logging.WARNING,
+        )
     partial = temporary_path(path)
     partial.mkdir(parents=True)
     try:
-        with _lock(partial):
-            yield partial
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
+        yield partial
+        if replace and path.exists():
+            shutil.rmtree(path)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Lock a folder until the process ends; yields False if another process holds the lock, or there are no locks."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = True
-    except OSError:
-        locked = False
-    try:
-        yield locked
-    finally:
-        os.close(number)
 
 
 def damage(path: str | Path) -> str | None:

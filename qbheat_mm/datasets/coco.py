@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.fileio import load
+import yaml
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoint import atomic_write
-from ..text import join_names
+from ..files import open_file, read_file
+from ..text import join_names, printable
 from .image_folder import scan_images
 from .transforms.loading import is_transposed
 
+MAX_CLASSES_BYTES = 2**20
 ROUNDING = 0.01  # tolerance in pixels below which a box is not counted as clipped
 
 
 class AnnotationError(ValueError):
-    """An annotation file that is missing, malformed, or lacks what the caller asks for."""
+    """An annotation file that is missing, malformed, or lacks what the caller asks for; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def read_text(path: str | Path, limit: int | None = None) -> str:
+    """The text of a file of at most ``limit`` bytes.
+
+    Raises:
+        AnnotationError: If it cannot be read, is larger, or is not UTF-8.
+    """
+    try:
+        return read_file(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not a text file ({error})') from error
+    except OSError as error:
+        raise AnnotationError(f'{path}: cannot be read ({error.strerror})') from error
 
 
 def load_coco(ann_file: str | Path) -> dict:
@@ -33,13 +53,13 @@ def load_coco(ann_file: str | Path) -> dict:
         AnnotationError: If the file is missing, is not JSON, or lacks one of the lists.
     """
     try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
+        content = json.loads(read_file(ann_file))
     except FileNotFoundError as error:
         raise AnnotationError(
             f'There is no annotation file at "{ann_file}". Set data_root and ann_file of the dataset (the '
             'environment variable DATA_ROOT, where the config reads it).'
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: bad JSON, with its position, or bad UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON, with its position, or bad UTF-8
         raise AnnotationError(f'"{ann_file}" cannot be read as JSON: {error}') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -77,23 +97,56 @@ def parse_classes(text: str) -> list[str]:
     """Class names from a command line.
 
     Args:
-        text: Comma-separated names, or a file: one name per line, or YAML with ``names`` (a list, or a dict from index
-            to name).
+        text: Comma-separated names, or a file: one name per line, or YAML with ``names`` (a list, or a dict from 0, 1,
+            ... to names). YAML's tags and aliases are refused, so nothing in the file is executed or multiplied.
 
     Raises:
-        AnnotationError: If there is no name, or one is repeated.
+        AnnotationError: If the file is no such list, there is no name, or one is empty or repeated.
     """
-    path = Path(text)
-    if path.suffix in ('.yaml', '.yml'):
-        names = load(path).get('names', [])
-        names = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
+    if text.endswith(('.yaml', '.yml')) or (os.path.exists(text) and not os.path.isdir(text)):
+        content = read_text(text, MAX_CLASSES_BYTES)
+        names = _yaml_names(text, content) if text.endswith(('.yaml', '.yml')) else content.splitlines()
     else:
-        names = path.read_text(encoding='utf-8').splitlines() if path.is_file() else text.split(',')
-    names = [str(name).strip() for name in names if str(name).strip()]
+        names = text.split(',')
+    names = [str(name).strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise AnnotationError(f'"{text}" names no class.')
+    if '' in names:
+        raise AnnotationError(f'"{text}": name number {names.index("") + 1} is empty; the position is the class index.')
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise AnnotationError(f'"{text}" names {", ".join(repeated)} more than once.')
+        raise AnnotationError(f'"{text}" names {join_names(repeated)} more than once.')
+    return names
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without tags and aliases."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError('it has aliases')
+        return super().compose_node(parent, index)
+
+
+def _yaml_names(path: str, text: str) -> list[str | int]:
+    """``names`` of a YAML file."""
+    try:
+        content = yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise AnnotationError(f'"{path}" cannot be read as plain YAML: {error}') from error
+    names = content.get('names') if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise AnnotationError(f'"{path}": the indices of "names" are not 0, 1, ..., {len(names) - 1}.')
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list):
+        raise AnnotationError(f'"{path}" has no "names" that are a list, or a dict from index to name.')
+    for i, name in enumerate(names):
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
+            raise AnnotationError(
+                f'"{path}": name number {i + 1} is {type(name).__name__}, not text; write it in quotes.'
+            )
     return names
 
 
@@ -121,9 +174,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
         AnnotationError: If it is no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file) as image:
             return image.size[::-1] if is_transposed(image) else image.size
-    except OSError as error:
+    except Exception as error:  # Pillow raises errors of many types for malformed files
         raise AnnotationError(f'"{path}" is not a readable image: {error}') from error
 
 
@@ -181,17 +234,20 @@ class CocoWriter:
         )
 
     def write(self, out: str | Path) -> dict[str, int]:
-        """Write the file atomically and print the counts.
+        """Write the new file ``out`` atomically and print the counts.
 
         Returns:
             The counts.
+
+        Raises:
+            FileExistsError: If ``out`` exists.
         """
         annotated = {annotation['image_id'] for annotation in self.annotations}
         self.counts['images without boxes'] = len(self.images) - len(annotated)
         categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
         content = dict(images=self.images, annotations=self.annotations, categories=categories)
-        atomic_write(out, json.dumps(content).encode())
-        print(f'{out}: {len(self.classes)} classes ({", ".join(self.classes)})')
+        atomic_write(out, json.dumps(content).encode(), replace=False)
+        print(printable(f'{out}: {len(self.classes)} classes ({", ".join(self.classes)})'))
         for name, count in self.counts.items():
-            print(f'{count:8d} {name}')
+            print(f'{count:8d} {printable(name)}')
         return dict(self.counts)

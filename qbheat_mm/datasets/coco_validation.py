@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections import Counter, defaultdict
@@ -9,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmcv.transforms import BaseTransform
 from PIL import Image
 
-from ..text import join_names
-from .coco import AnnotationError, load_coco, read_size
-from .transforms.loading import ORIENTATION
+from ..files import read_file
+from ..text import join_names, printable
+from .coco import AnnotationError, load_coco
+from .transforms.loading import ORIENTATION, LoadImage, decode_image
 
 # Large datasets contain a few such boxes; a larger share points to a mistake in the file.
 MAX_THIN, MAX_OUT_OF_BOUNDS = 0.01, 0.1
 ID, NUMBER = (int, str), (int, float)
+CLIPPED = 16  # difference of the mean value, of 255, by which an image is loaded wrongly
 MAX_VALUE = 1e12  # pixels, also for areas
 FIELDS = dict(  # what mmdet or pycocotools reads without checking that it exists
     images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER),
@@ -40,12 +44,12 @@ class Report:
             getattr(self, level).extend(f'{where}: {text}' for text in texts)
 
     def __str__(self) -> str:
-        lines = [f'{level[:-1]}: {text}' for level, texts in vars(self).items() for text in texts]
+        lines = [f'{level[:-1]}: {printable(text)}' for level, texts in vars(self).items() for text in texts]
         return '\n'.join(lines) or 'nothing found'
 
 
 def _printable(name) -> str:
-    name = str(name).encode('utf-8', 'replace').decode()  # JSON can hold half a surrogate pair
+    name = printable(name)  # JSON can hold half a surrogate pair
     return name if len(name) <= 200 else f'{name[:200]}...'
 
 
@@ -176,29 +180,36 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
     report.notes += _finding(never, 'classes never occur', len(names))
 
 
-def _check_image(path: Path, image: dict, kinds: dict[str, list[str]]) -> None:
-    """Decode an image and sort what is unusual about it into ``kinds``."""
+def _check_image(path: Path, image: dict, kinds: dict[str, list[str]], loader: BaseTransform) -> None:
+    """Load an image as training does and sort what is unusual about it into ``kinds``."""
+    name = image['file_name']
     try:
-        with Image.open(path) as file:
-            file.load()
-            mode, orientation = file.mode, file.getexif().get(ORIENTATION, 1)
-            transparent = 'transparency' in file.info
-        size = read_size(path)
+        content = read_file(path)
+        with Image.open(io.BytesIO(content)) as opened:
+            mode, orientation = opened.mode, opened.getexif().get(ORIENTATION, 1)
+            transparent = 'transparency' in opened.info
+        decoded = decode_image(content)
+        loaded = loader(dict(img_path=str(path)))['img']
     except Exception as error:  # Pillow raises errors of many types for malformed files
-        kinds['unreadable'].append(f'{path.name} ({error})')
+        kinds['unreadable'].append(f'{name} ({error})')
         return
-    if size != (image['width'], image['height']):
-        rotated = f', rotated by its EXIF orientation {orientation}' if orientation >= 5 else ''
-        kinds['size'].append(f'{path.name} is {size[0]} x {size[1]}{rotated}, not {image["width"]} x {image["height"]}')
+    height, width = loaded.shape[:2]
+    if (width, height) != (image['width'], image['height']):
+        rotated = f', EXIF orientation {orientation}' if orientation >= 5 else ''
+        kinds['size'].append(f'{name} is {width} x {height}{rotated}, not {image["width"]} x {image["height"]}')
+    elif loaded.shape != decoded.shape:
+        kinds['not rotated'].append(name)
     elif orientation > 1:
-        kinds['rotated'].append(path.name)
-    if mode in ('1', 'L', 'LA', 'I', 'I;16', 'F'):
-        kinds['gray'].append(path.name)
+        kinds['rotated'].append(name)
+    if mode.startswith('I') and abs(decoded.mean() - loaded.mean()) > CLIPPED:
+        kinds['clipped'].append(name)
+    elif mode in ('1', 'L', 'LA') or mode.startswith('I'):
+        kinds['gray'].append(name)
     elif transparent or mode in ('RGBA', 'PA', 'CMYK'):
-        kinds['four channels'].append(path.name)
+        kinds['four channels'].append(name)
 
 
-def _check_images(coco: dict, img_dir: Path, sample: int, report: Report) -> None:
+def _check_images(coco: dict, img_dir: Path, sample: int, loader: BaseTransform, report: Report) -> None:
     paths = {img_dir / image['file_name']: image for image in coco['images']}
     # One listing of each folder is faster than a look-up of each file.
     folders = {path.parent for path in paths}
@@ -209,10 +220,20 @@ def _check_images(coco: dict, img_dir: Path, sample: int, report: Report) -> Non
     sampled = random.Random(0).sample(sorted(paths), min(sample, len(paths)))
     kinds: dict[str, list[str]] = defaultdict(list)
     for path in sampled:
-        _check_image(path, paths[path], kinds)
+        _check_image(path, paths[path], kinds, loader)
     for kind, texts, text in (
         ('unreadable', report.errors, 'cannot be read'),
-        ('size', report.errors, 'have another size than the file says'),
+        ('size', report.errors, 'have another size on loading than the file says'),
+        (
+            'clipped',
+            report.errors,
+            f'have more than 8 bits, which {type(loader).__name__} clips to white; convert them to 8 bits',
+        ),
+        (
+            'not rotated',
+            report.warnings,
+            f'are not rotated by their EXIF orientation in {type(loader).__name__}, but elsewhere; save them rotated',
+        ),
         ('rotated', report.warnings, 'are rotated by EXIF on loading; the boxes must fit the rotated image'),
         ('gray', report.warnings, 'are gray; the channel is repeated'),
         ('four channels', report.warnings, 'have four channels; they are converted to three'),
@@ -221,7 +242,11 @@ def _check_images(coco: dict, img_dir: Path, sample: int, report: Report) -> Non
 
 
 def check_coco(
-    ann_file: str | Path, img_dir: str | Path, classes: Sequence[str] | None = None, sample: int = 200
+    ann_file: str | Path,
+    img_dir: str | Path,
+    classes: Sequence[str] | None = None,
+    sample: int = 200,
+    loader: BaseTransform | None = None,
 ) -> Report:
     """Check annotations in COCO format and their images.
 
@@ -230,6 +255,7 @@ def check_coco(
         img_dir: The folder that file names are relative to.
         classes: ``metainfo.classes`` of the config; None takes the file's categories.
         sample: Number of images to decode, the same ones each time; 0 for none. That all exist is checked in any case.
+        loader: The transform that loads images in training; None takes ``LoadImage``.
 
     Returns:
         The findings; checks that depend on malformed parts are left out.
@@ -246,5 +272,5 @@ def check_coco(
     _check_classes(coco, classes, report)
     if not report.errors:
         _check_boxes(coco, classes, report)
-    _check_images(coco, Path(img_dir), sample, report)
+    _check_images(coco, Path(img_dir), sample, loader or LoadImage(ignore_empty=False), report)
     return report

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 
 from ..text import join_names
 from .coco_validation import Report, check_coco
@@ -38,6 +39,14 @@ def _paths_and_classes(dataset: dict) -> tuple[Path, Path, Sequence[str]]:
     prefix = (dataset.get('data_prefix') or {}).get('img', '')
     classes = _dataset_class(dataset)._load_metainfo(dataset.get('metainfo'))['classes']
     return root / dataset.get('ann_file', ''), root / prefix, classes
+
+
+def _loader(dataset: dict) -> BaseTransform | None:
+    """The transform of a dataset that loads images; None if there is none."""
+    for step in dataset.get('pipeline') or ():
+        if 'LoadImage' in str(step['type']):
+            return TRANSFORMS.build(step)
+    return None
 
 
 def _check_evaluator(evaluator: dict | list | None, ann_file: Path) -> list[str]:
@@ -75,7 +84,10 @@ def check_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test'), 
                 checked.append(dataset)
                 remote = '://' in f'{dataset.get("data_root")}{ann_file}'
                 skipped = Report(notes=['not on a local disk, so not checked'])
-                found.add(skipped if remote else check_coco(ann_file, img_dir, classes, sample), str(ann_file))
+                found.add(
+                    skipped if remote else check_coco(ann_file, img_dir, classes, sample, _loader(dataset)),
+                    str(ann_file),
+                )
             if not isinstance(classes, str):  # check_coco reports a string
                 classes_of[tuple(classes)] = split
                 if num_classes not in (None, len(classes)):
@@ -117,8 +129,10 @@ def check_classes(train: BaseDataset, val: BaseDataset, num_classes: int | None 
             'tools/dataset_converters/class_folders.py makes both from one folder.'
         )
     if num_classes is not None and classes and len(classes) != num_classes:
+        empty = getattr(train, 'empty_classes', [])
+        junk = f' ({join_names(empty)} without an image: remove what is no class)' if empty else ''
         raise ValueError(
-            f'{_location(train)} has {len(classes)} classes and model.head.num_classes is {num_classes}. Set '
+            f'{_location(train)} has {len(classes)} classes{junk} and model.head.num_classes is {num_classes}. Set '
             f'NUM_CLASSES={len(classes)} for the _imagenette configs, or `--cfg-options '
             f'model.head.num_classes={len(classes)} model.data_preprocessor.num_classes={len(classes)}`.'
         )

@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checkpoint import atomic_dir
+from ..checkpoint import atomic_dir, refuse_existing
 
 FEATURES, LABELS, META = 'features.npy', 'labels.npy', 'meta.json'
 
@@ -42,7 +42,7 @@ class FeatureDataset(Dataset):
 def write_features(
     folder: Path, batches: Iterator[tuple[Tensor, Tensor]], count: int, key: dict[str, str], metainfo: dict
 ) -> None:
-    """Write features to ``folder`` atomically, replacing an older cache.
+    """Write features to ``folder`` atomically, replacing an older cache and nothing else.
 
     Args:
         folder: The folder to write.
@@ -52,11 +52,15 @@ def write_features(
         metainfo: Of the dataset, for example its classes.
 
     Raises:
+        FileExistsError: If ``folder`` is something else than a cache.
         OSError: If the disk is full, or would be.
         ValueError: If a feature exceeds float16.
     """
+    older = (folder / META).is_file() and {path.name for path in folder.iterdir()} <= {FEATURES, LABELS, META}
+    if not older:
+        refuse_existing(folder)
     try:
-        with atomic_dir(folder, replace=True) as partial:
+        with atomic_dir(folder, replace=older) as partial:
             np.save(partial / LABELS, _write_array(partial / FEATURES, batches, count))
             (partial / META).write_text(json.dumps(dict(key=key, metainfo=metainfo)))
     except OSError as error:

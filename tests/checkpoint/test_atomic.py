@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -129,14 +130,40 @@ def test_files_have_the_permissions_of_other_files(tmp_path):
     assert (tmp_path / 'atomic').stat().st_mode == (tmp_path / 'other').stat().st_mode
 
 
-def test_a_folder_left_by_a_killed_process_is_removed_and_one_of_a_live_process_is_not(tmp_path):
+def test_a_folder_left_by_a_killed_process_is_named_and_stays(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('qbheat_mm.checkpoint.atomic.print_log', lambda text, **kwargs: said.append(text))
     path = tmp_path / 'out[1]'
     code = 'import os; from qbheat_mm.checkpoint import atomic_dir\nwith atomic_dir({!r}): os.kill(os.getpid(), 9)'
     subprocess.run([sys.executable, '-c', code.format(str(path))])
     (killed,) = tmp_path.iterdir()
-    with atomic_dir(path) as first:
-        assert not killed.exists()
-        with atomic_dir(path):
-            assert first.is_dir()
-        path.rmdir()
-    assert list(tmp_path.iterdir()) == [path]
+    with atomic_dir(path):
+        pass
+    assert set(tmp_path.iterdir()) == {path, killed}
+    assert str(killed) in said[0]
+
+
+def test_a_taken_temporary_name_is_neither_overwritten_nor_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, 'token_hex', lambda size: '0a1b2c3d')
+    taken = tmp_path / 'new.0a1b2c3d.partial'
+    taken.write_bytes(b'mine')
+    with pytest.raises(OSError, match='File exists'):
+        atomic_write(tmp_path / 'new', b'')
+    with pytest.raises(OSError, match='File exists'), atomic_dir(tmp_path / 'new'):
+        pass
+    assert taken.read_bytes() == b'mine'
+    taken.unlink()
+    taken.mkdir()
+    with pytest.raises(OSError, match='File exists'), atomic_dir(tmp_path / 'new'):
+        pass
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_a_new_file_replaces_nothing(tmp_path):
+    atomic_write(tmp_path / 'new', b'one', replace=False)
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    for name in ('new', 'link'):
+        with pytest.raises(FileExistsError, match=f'{name}" exists already'):
+            atomic_write(tmp_path / name, b'two', replace=False)
+    assert (tmp_path / 'new').read_bytes() == b'one'
+    assert (tmp_path / 'link').is_symlink()

@@ -1,8 +1,19 @@
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from helpers.models import write_images
 from mmpretrain.registry import DATASETS
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+from qbheat_mm.datasets import FeatureDataset
+from qbheat_mm.datasets.coco import index_images
+from qbheat_mm.datasets.config_validation import check_classes
+from qbheat_mm.datasets.feature_dataset import write_features
+from qbheat_mm.datasets.image_folder import find_image_folders, list_images
 
 PIPELINE = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True),
@@ -22,6 +33,38 @@ def test_a_tree_of_images_needs_no_labels(image_folder):
     assert len(dataset) == 8
     assert dataset[0]['inputs'].shape == (3, 32, 32)
     assert 'gt_label' not in dataset[0]['data_samples']
+
+
+def test_all_listings_agree(image_folder, tmp_path, load_tool):
+    """On links, circles, hidden folders and what macOS adds: the dataset, the converters and the inferencer."""
+    write_images(tmp_path / 'elsewhere', 3, seed=5)
+    (image_folder / 'cat' / 'more').symlink_to(tmp_path / 'elsewhere')
+    (image_folder / 'cat' / 'up').symlink_to(image_folder)
+    (image_folder / 'loop').symlink_to('.')
+    write_images(image_folder / '.ipynb_checkpoints', 2)
+    write_images(image_folder / 'dog' / '.thumbnails', 2)
+    (image_folder / 'dog' / '._000.jpg').write_bytes(b'macOS')
+    expected = sorted(image_folder.glob('[cd]*/*.jpg')) + sorted((image_folder / 'cat' / 'more').iterdir())
+    expected = {path for path in expected if not path.name.startswith('.')}
+    assert len(expected) == 11
+    for with_label in (True, False):
+        dataset = build(image_folder, with_label=with_label)
+        assert {Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))} == expected
+    assert build(image_folder, with_label=True).metainfo['classes'] == ('cat', 'dog')
+    assert set(list_images(image_folder)) == expected
+    assert set(index_images(image_folder).values()) == expected
+    classes = load_tool('dataset_converters/class_folders.py').read_classes(image_folder)
+    assert {name: len(files) for name, files in classes.items()} == dict(cat=7, dog=4)
+
+
+def test_a_folder_that_is_no_class_is_named(image_folder):
+    (image_folder / 'notes').mkdir()
+    dataset = build(image_folder, with_label=True)
+    assert dataset.metainfo['classes'] == ('cat', 'dog', 'notes')
+    with pytest.raises(ValueError, match=r'3 classes \(notes without an image: remove what is no class\)'):
+        check_classes(dataset, dataset, num_classes=2)
+    with pytest.raises(ValueError, match=r'3 class folders \(cat, dog, notes\), metainfo names 2 classes'):
+        build(image_folder, with_label=True, metainfo=dict(classes=('cat', 'dog')))
 
 
 def test_missing_folder_is_named(tmp_path):
@@ -73,6 +116,50 @@ def test_only_unreadable_images_end_with_an_error_not_a_hang(tmp_path):
         (tmp_path / f'{i}.jpg').write_text('no')
     with pytest.raises(RuntimeError, match='None of 3 images'):
         build(tmp_path)[0]
+
+
+def test_the_protocol_of_a_torch_dataset(image_folder, tmp_path):
+    features = torch.rand(8, 3, 1, 1)
+    write_features(tmp_path / 'features', iter([(features, torch.arange(8))]), 8, {}, {})
+    for dataset in (build(image_folder), FeatureDataset(str(tmp_path / 'features'))):
+        assert len(list(islice(dataset, 100))) == len(dataset) == 8
+        for index in (8, -9, 10**9):
+            with pytest.raises(IndexError):
+                dataset[index]
+    dataset = build(image_folder)
+    assert dataset[-1]['data_samples'].img_path == dataset[7]['data_samples'].img_path
+
+
+@pytest.mark.parametrize(
+    ('loader', 'reason'),
+    [
+        (dict(type='LoadImage', ignore_empty=True), 'UnidentifiedImageError: cannot identify image file'),
+        (dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True), 'cannot identify image file'),
+        (dict(type='LoadImage', ignore_empty=True, backend_args=dict(backend='petrel')), 'petrel'),
+        (dict(type='LoadReducedRandomResizedCrop', scale=32, ignore_empty=True), 'cannot identify image file'),
+    ],
+)
+@pytest.mark.parametrize('test_mode', [True, False])
+def test_the_cause_is_told(tmp_path, loader, reason, test_mode):
+    (tmp_path / 'a\nb.jpg').write_text('no')
+    with pytest.raises(RuntimeError, match=rf'a\\nb\.jpg.* be read: .*{reason}') as error:
+        build(tmp_path, pipeline=[loader, *PIPELINE[1:]], test_mode=test_mode)[0]
+    assert error.value.__cause__ is not None
+    assert '\n' not in str(error.value)
+
+
+def test_wrapped_folders_are_found(image_folder):
+    folder = dict(type='ImageFolderDataset', data_root=str(image_folder), pipeline=PIPELINE)
+    wrappers = [
+        dict(type='RepeatDataset', dataset=folder, times=2),
+        dict(type='ConcatDataset', datasets=[folder, dict(type='RepeatDataset', dataset=folder, times=2)]),
+        dict(type='ClassBalancedDataset', dataset=folder, oversample_thr=0.1),
+        dict(type='KFoldDataset', dataset=folder, num_splits=2),
+    ]
+    assert [len(find_image_folders(DATASETS.build(each))) for each in wrappers] == [1, 2, 1, 1]
+    dataset = build(image_folder)
+    assert find_image_folders(Subset(ConcatDataset([dataset, dataset]), [0])) == [dataset]
+    assert find_image_folders(TensorDataset(torch.zeros(1))) == []
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'LA', 'CMYK', '1', 'I;16'])

@@ -72,12 +72,16 @@ def test_detection_set_is_coco_with_boxes_inside_that_do_not_overlap(data):
 
 
 def test_existing_folders_are_refused(data, monkeypatch, capsys):
-    with pytest.raises(FileExistsError, match='name another folder'):
+    with pytest.raises(FileExistsError, match='name another'):
         make_data.make_demo_data(data)
     monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', str(data)])
     with pytest.raises(SystemExit):
         demo.main()
-    assert 'exists; name another folder or remove it' in capsys.readouterr().err
+    assert 'exists; name another, or remove it' in capsys.readouterr().err
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--data', str(data / 'train'), '--work-dir', str(data)])
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert 'lies in the work dir' in capsys.readouterr().err
     assert data.exists()
 
 

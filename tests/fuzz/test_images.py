@@ -25,7 +25,7 @@ PIPELINE = [dict(type='LoadImage'), *PIPELINE[1:]]
 MODES = {
     'PNG': ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'),
     'JPEG': ('L', 'RGB', 'CMYK'),
-    'TIFF': ('1', 'L', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'I;16', 'I'),
+    'TIFF': ('1', 'L', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'I;16'),
     'WEBP': ('RGB', 'RGBA'),
     'BMP': ('1', 'L', 'P', 'RGB'),
     'GIF': ('P', 'L'),
@@ -37,8 +37,8 @@ SIZES = st.sampled_from([(1, 1), (1, 3), (2, 1), (7, 5), (64, 64), (90, 40), (20
 def draw_pixels(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     shape = (size[1], size[0])
-    if mode in ('I', 'I;16'):
-        return Image.fromarray(rng.integers(0, 2**16, shape, dtype=np.int32 if mode == 'I' else np.uint16))
+    if mode == 'I;16':
+        return Image.fromarray(rng.integers(0, 2**16, shape, dtype=np.uint16))
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = rng.integers(0, 256, (*shape, channels), dtype=np.uint8)
     if mode in ('1', 'P', 'L'):

@@ -1,8 +1,13 @@
+import json
+import os
+import re
 import sys
 
+import numpy as np
 import pytest
 from helpers.coco import coco_dataset
 from mmengine.config import Config
+from PIL import Image
 
 
 @pytest.fixture
@@ -25,6 +30,67 @@ def test_annotations(check, make_coco):
     assert code == 1
     assert "error: 1 of 2 classes of the config are no categories of the file: 'bird'" in text
     assert check(ann_file)[0] == 2
+
+
+def test_hostile_files_neither_hang_nor_crash(check, make_coco, tmp_path):
+    ann_file, img_dir, content = make_coco()
+    names = [image['file_name'] for image in content['images']]
+    (img_dir / names[0]).unlink()
+    os.mkfifo(img_dir / names[0])
+    (img_dir / names[1]).rename(img_dir / 'a\nerror: b.png')
+    (img_dir / 'a\nerror: b.png').write_bytes(b'')
+    content['images'][1]['file_name'] = 'a\nerror: b.png'
+    ann_file.write_text(json.dumps(content))
+    code, text = check(ann_file, '--images', img_dir)
+    assert code == 1
+    assert '2 of 4 sampled images cannot be read' in text
+    assert text.count('\n') == 1
+
+    ann_file.write_text('[' * 10**6)
+    code, text = check(ann_file, '--images', img_dir)
+    assert code == 1
+    assert 'cannot be read as JSON: maximum recursion depth' in text
+    os.mkfifo(tmp_path / 'fifo.json')
+    code, text = check(tmp_path / 'fifo.json', '--images', img_dir)
+    assert code == 1
+    assert 'Not a regular file' in text
+
+
+@pytest.mark.parametrize(
+    ('backend', 'kind', 'code', 'message'),
+    [
+        ('cv2', 'deep', 0, '1 of 4 sampled images are gray'),
+        ('pillow', 'deep', 1, '1 of 4 sampled images have more than 8 bits, which LoadImageFromFile clips to white'),
+        ('cv2', 'rotated', 1, '1 of 4 sampled images have another size on loading .* is 96 x 64, EXIF orientation 6'),
+        ('pillow', 'rotated', 0, '1 of 4 sampled images are rotated by EXIF'),
+        ('cv2', 'not rotated', 0, '1 of 4 sampled images are not rotated by their EXIF orientation'),
+        ('cv2', 'int32', 1, '1 of 4 sampled images cannot be read: train_0.tif .*32-bit integers of no known range'),
+    ],
+)
+def test_images_are_seen_as_the_configs_loader_reads_them(check, make_coco, tmp_path, backend, kind, code, message):
+    ann_file, img_dir, content = make_coco()
+    entry = content['images'][0]
+    rng = np.random.default_rng(0)
+    if kind in ('deep', 'int32'):
+        entry['file_name'] = 'train_0.tif'
+        top, dtype = (2**16, np.uint16) if kind == 'deep' else (2**31, np.int32)
+        Image.fromarray((rng.random((64, 96)) * top).astype(dtype)).save(img_dir / 'train_0.tif')
+    else:
+        entry['file_name'] = 'train_0.webp'
+        exif = Image.Exif()
+        exif[0x0112] = 6  # a quarter turn, which OpenCV does not apply to WebP
+        Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(img_dir / 'train_0.webp', exif=exif)
+        if kind == 'rotated':
+            entry.update(width=64, height=96)
+            for annotation in content['annotations']:
+                annotation['bbox'] = [1, 1, 20, 20]
+    ann_file.write_text(json.dumps(content))
+    pipeline = [dict(type='LoadImageFromFile', imdecode_backend=backend)]
+    config = tmp_path / 'config.py'
+    Config(dict(train_dataloader=dict(dataset=coco_dataset(tmp_path, pipeline=pipeline)))).dump(config)
+    found, text = check(config)
+    assert found == code, text
+    assert re.search(message, text)
 
 
 def test_config(check, make_coco, tmp_path):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from helpers.models import write_images
 from PIL import Image
@@ -44,6 +45,30 @@ def test_an_imagenette_folder_is_shrunk_and_read_by_the_configs_dataset(imagenet
     assert 'NUM_CLASSES=2' in capsys.readouterr().out
 
 
+def test_sixteen_bits_are_reduced_to_eight(tmp_path, tool):
+    ramp = np.linspace(0, 65535, 2**12).astype(np.uint16).reshape(64, 64)
+    for name, suffix in (('cat', '.png'), ('dog', '.tif'), ('cow', '.pgm')):
+        (tmp_path / 'pets' / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(ramp).save(tmp_path / 'pets' / name / f'{i}{suffix}')
+    tool.convert(tmp_path / 'pets', tmp_path / 'out', size=32)
+    files = list((tmp_path / 'out').rglob('*/*.*'))
+    assert len(files) == 6
+    for path in files:
+        with Image.open(path) as image:
+            assert image.size == (32, 32)
+            assert np.asarray(image).mean() == pytest.approx(127, abs=2)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / 'pets' / 'cow' / 'float.tif')
+    with pytest.raises(tool.LayoutError, match=r'float\.tif" cannot be read .*floating-point'):
+        tool.convert(tmp_path / 'pets', tmp_path / 'out2', size=32)
+
+
+def test_a_bomb_is_named(tmp_path, tool, monkeypatch):
+    write_images(tmp_path / 'pets' / 'cat', 2)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    refuse(tool, tmp_path / 'pets', r'00\d\.jpg" cannot be read \(Image size .* exceeds limit', '--size', '32')
+
+
 def test_a_tree_of_class_folders_is_split_without_overlap(tmp_path, tool):
     write_images(tmp_path / 'pets' / 'cat' / 'home', 6, seed=0)
     write_images(tmp_path / 'pets' / 'cat' / 'street', 6, seed=1)  # the same names
@@ -75,5 +100,5 @@ def test_other_folders_are_refused(tmp_path, imagenette, tool):
     (imagenette / 'val' / 'n02102040' / '001.jpg').write_text('no image')
     refuse(tool, imagenette, r'val/n02102040/001\.jpg" cannot be read', '--size', '64')
     refuse(tool, imagenette, '--val-every 1 leaves nothing', '--val-every', '1')
-    with pytest.raises(SystemExit, match='exists; name another folder'):
+    with pytest.raises(SystemExit, match='exists already; name another'):
         tool.main([str(imagenette), str(tmp_path)])

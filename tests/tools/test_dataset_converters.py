@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -110,7 +112,7 @@ def test_voc_split_class_choice_and_root(voc, tmp_path):
 
     split.write_text('a\nzebra\n')
     with pytest.raises(AnnotationError, match='zebra'):
-        voc(images, out, split=split)
+        voc(images, tmp_path / 'other.json', split=split)
 
 
 def test_yolo_boxes_and_counts(yolo, tmp_path):
@@ -196,13 +198,79 @@ def test_nothing_to_convert_is_an_error(voc, yolo, tmp_path):
         yolo(tmp_path, out, ['cat'], labels=write(tmp_path / 'x' / 'a.txt', '').parent)
 
 
-def test_class_names_of_a_command_line(tmp_path):
+def test_class_names_of_a_command_line(tmp_path, monkeypatch):
     assert parse_classes('person, traffic light') == ['person', 'traffic light']
     assert parse_classes(str(write(tmp_path / 'data.yaml', 'names: {1: dog, 0: cat}\n'))) == ['cat', 'dog']
+    assert parse_classes(str(write(tmp_path / 'data.yml', 'names: [cat, 7]\n'))) == ['cat', '7']
+    assert parse_classes(','.join(f'class number {i}' for i in range(200)))[199] == 'class number 199'
+    (tmp_path / 'cat').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_classes('cat') == ['cat']  # not the folder
     with pytest.raises(AnnotationError, match='cat more than once'):
         parse_classes('cat,dog,cat')
     with pytest.raises(AnnotationError, match='no class'):
         parse_classes(' , ')
+
+
+LAUGHS = '\n'.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 10))
+MERGES = '\n'.join(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 9)}]}}' for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'reason'),
+    [
+        ('data.yaml', "names: !!python/object/apply:os.mkdir ['{ran}']", 'could not determine a constructor'),
+        ('data.yaml', f'a0: &a0 [cat]\n{LAUGHS}\nnames: *a9', 'aliases'),
+        ('data.yaml', f'a0: &a0 {{0: cat}}\n{MERGES}\nnames: *a9', 'aliases'),
+        ('data.yaml', 'names: [[cat], dog]', 'number 1 is list, not text'),
+        ('data.yaml', 'names: [cat, no]', 'number 2 is bool, not text; write it in quotes'),
+        ('data.yaml', 'names: {1: cat, 2: dog}', 'not 0, 1, ..., 1'),
+        ('data.yaml', 'names: {cat: 0}', 'not 0, 1, ..., 0'),
+        ('data.yaml', 'names: 7', 'no "names" that are a list'),
+        ('data.yaml', '- cat', 'no "names" that are a list'),
+        ('data.yaml', 'names: ' + '[' * 5000, 'plain YAML'),
+        ('data.yaml', 'names: [2024-99-99]', 'plain YAML'),
+        ('data.yaml', '#' * 2**21, '2097152 bytes, at most 1048576'),
+        ('names.txt', 'cat\n' * 2**19, '2097152 bytes, at most 1048576'),
+        ('names.txt', 'cat\n\ndog\n', 'number 2 is empty'),
+        ('names.txt', b'\xff\xfe', 'not a text file'),
+        ('lost.yaml', None, 'No such file'),
+    ],
+)
+def test_a_list_of_classes_that_is_none_is_refused(tmp_path, name, content, reason):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(
+            content if isinstance(content, bytes) else content.replace('{ran}', f'{tmp_path}/ran').encode()
+        )
+    with pytest.raises(AnnotationError, match=re.escape(reason)) as error:
+        parse_classes(str(path))
+    assert name in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_fifos_are_no_files(voc, yolo, tmp_path):
+    for name in ('classes', 'b.png', 'a.xml', 'a.txt'):
+        os.mkfifo(tmp_path / name)
+    save_image(tmp_path / 'a.png')
+    with pytest.raises(AnnotationError, match='Not a regular file'):
+        parse_classes(str(tmp_path / 'classes'))
+    with pytest.raises(AnnotationError, match='Not a regular file'):
+        voc(tmp_path, tmp_path / 'out.json', split=tmp_path / 'classes')
+    for convert in (voc, yolo):
+        with pytest.raises(AnnotationError, match='No image'):
+            convert(tmp_path, tmp_path / 'out.json', classes=['cat'])
+
+
+def test_a_message_is_one_line(yolo, tmp_path):
+    save_image(tmp_path / 'a.png')
+    write(tmp_path / 'a\nerror: b.txt', '0 0.5 0.5 1 1')
+    (tmp_path / 'a.png').rename(tmp_path / 'a\nerror: b.png')
+    write(tmp_path / 'a\nerror: b.txt', 'x')
+    with pytest.raises(AnnotationError, match=r'a\\nerror: b\.txt:1') as error:
+        yolo(tmp_path, tmp_path / 'out.json', ['cat'])
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('tool', ['voc_to_coco.py', 'yolo_to_coco.py'])
@@ -217,6 +285,9 @@ def test_command_line(load_tool, tool, tmp_path, monkeypatch, capsys):
     assert '1 boxes written' in capsys.readouterr().out
     assert json.loads(out.read_text())['annotations'][0]['bbox'] == [0, 0, 20, 15]
 
+    with pytest.raises(SystemExit, match=r'^error: .*out\.json" exists already'):
+        main()
+    out.unlink()
     write(tmp_path / 'a.xml', '<annotation>')
     write(tmp_path / 'a.txt', 'cat 1 2 3 4')
     with pytest.raises(SystemExit, match=r'^error: .*a\.(xml|txt):1: '):

@@ -15,24 +15,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from qbheat_mm.checkpoint import atomic_dir
-from qbheat_mm.datasets.image_folder import scan_images
-from qbheat_mm.text import join_names
+from qbheat_mm.checkpoint import atomic_dir, refuse_existing
+from qbheat_mm.datasets.image_folder import find_classes
+from qbheat_mm.datasets.transforms import decode_image
+from qbheat_mm.files import read_file
+from qbheat_mm.text import join_names, printable
 
 Tree = dict[str, list[Path]]  # class -> its images
 
 
 class LayoutError(ValueError):
-    """A folder that cannot be converted."""
+    """A folder that cannot be converted; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def read_classes(folder: Path) -> Tree:
     """The class folders in ``folder`` and the images at any depth in each, sorted."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-    return {entry.name: scan_images(entry) for entry in folders}
+    return {name: [folder / path for path in paths] for name, paths in find_classes(folder).items()}
 
 
 def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
@@ -75,7 +79,7 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
 
     Args:
         source: Class folders, or train/ and val/ with class folders.
-        out: Must not exist.
+        out: Must not exist, nor lie in ``source``.
         size: Shorter side in px to which larger images are reduced; None copies the files.
         val_every: Without val/, one in so many images is for validation.
 
@@ -83,10 +87,12 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
         The number of images per split.
 
     Raises:
+        FileExistsError: If ``out`` exists.
         LayoutError: If the source has no usable layout, or holds an unreadable image to reduce.
     """
-    if out.exists():
-        raise LayoutError(f'"{out}" exists; name another folder or remove it.')
+    refuse_existing(out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise LayoutError(f'"{out}" lies in the source "{source}", where it would be a class; name another folder.')
     if val_every < 2:
         raise LayoutError(f'--val-every {val_every} leaves nothing to learn from; 2 or more.')
     splits = read_splits(source, val_every)
@@ -104,9 +110,8 @@ def _write(source: Path, target: Path, size: int | None) -> None:
         shutil.copyfile(source, target)
         return
     try:
-        with Image.open(source) as image:
-            image = ImageOps.exif_transpose(image).convert('RGB')
-    except OSError as error:
+        image = Image.fromarray(decode_image(read_file(source))[..., ::-1])
+    except Exception as error:  # Pillow raises errors of many types for malformed files
         raise LayoutError(f'The image "{source}" cannot be read ({error}). Remove or replace it.') from error
     scale = size / min(image.size)
     if scale < 1:
@@ -125,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
-    except LayoutError as error:
+    except (LayoutError, OSError) as error:
         sys.exit(f'class_folders: {error}')
     classes = sum(1 for _ in (args.out / 'train').iterdir())
     print(f'wrote {args.out}: {classes} classes, {counts["train"]} training and {counts["val"]} validation images')

@@ -9,7 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
+from qbheat_mm.checkpoint import refuse_existing
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
+from qbheat_mm.files import list_files, read_file
 
 Object = tuple[str, tuple[float, float, float, float], bool]  # name, corners as in the file, difficult
 
@@ -25,7 +27,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_file(path), True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise AnnotationError(f'{path}:{error.lineno}: not well-formed xml ({reason})') from error
@@ -95,7 +97,7 @@ def voc_to_coco(
 
     Args:
         image_dir: Folder of the images.
-        out: The file to write.
+        out: The file to write, which must not exist.
         annotations: Folder of the xml files, with the images' relative paths; None takes ``image_dir``.
         classes: Class names in order; objects of other classes are dropped and counted. None takes all that occur,
             sorted.
@@ -108,12 +110,14 @@ def voc_to_coco(
 
     Raises:
         AnnotationError: With file and line, if a file is malformed.
+        FileExistsError: If ``out`` exists.
     """
+    refuse_existing(out)
     image_dir, annotations = Path(image_dir), Path(annotations or image_dir)
     images = index_images(image_dir)
-    alone = {path.relative_to(annotations).with_suffix('') for path in annotations.rglob('*.xml')} - images.keys()
+    alone = {Path(name).with_suffix('') for name in list_files(annotations, ('.xml',))} - images.keys()
     if split:
-        listed = [Path(line.split()[0]) for line in Path(split).read_text().splitlines() if line.strip()]
+        listed = [Path(line.split()[0]) for line in read_text(split).splitlines() if line.strip()]
         if missing := [str(key) for key in listed if key not in images]:
             raise AnnotationError(f'{split} lists {len(missing)} without an image in "{image_dir}", first {missing[0]}')
         images = {key: images[key] for key in listed}
@@ -149,11 +153,11 @@ def main() -> None:
     parser.add_argument('--split', metavar='FILE', help='names to take, one per line, e.g. ImageSets/Main/train.txt')
     parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
     parser.add_argument('--zero-based', action='store_true', help='corners start at 0 instead of 1')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
     args = parser.parse_args()
     try:
         voc_to_coco(**vars(args) | dict(classes=args.classes and parse_classes(args.classes)))
-    except AnnotationError as error:
+    except (AnnotationError, OSError) as error:
         raise SystemExit(f'error: {error}') from error
 
 

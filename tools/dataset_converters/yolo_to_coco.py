@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size
+from qbheat_mm.checkpoint import refuse_existing
+from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
+from qbheat_mm.files import list_files
 
 
 def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
@@ -23,11 +25,7 @@ def read_boxes(path: Path, classes: Sequence[str]) -> list[tuple[str, tuple[floa
         AnnotationError: With file and line, if a line is malformed.
     """
     boxes = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f'{path}: not a text file ({error})') from error
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
@@ -69,7 +67,7 @@ def yolo_to_coco(
 
     Args:
         image_dir: Folder of the images. An image without a txt file has no boxes.
-        out: The file to write.
+        out: The file to write, which must not exist.
         classes: Class names by index.
         labels: Folder of the txt files, with the images' relative paths; None follows YOLO's convention.
         root: File names are written relative to this folder; None takes ``image_dir``.
@@ -79,7 +77,9 @@ def yolo_to_coco(
 
     Raises:
         AnnotationError: With file and line, if a file is malformed.
+        FileExistsError: If ``out`` exists.
     """
+    refuse_existing(out)
     image_dir = Path(image_dir)
     labels = Path(labels) if labels else find_labels(image_dir)
     images = index_images(image_dir)
@@ -87,7 +87,7 @@ def yolo_to_coco(
     if not any(path.is_file() for path in files.values()):
         raise AnnotationError(f'No image of "{image_dir}" has a txt file of its name in "{labels}".')
     writer = CocoWriter(classes)
-    alone = {path.relative_to(labels).with_suffix('') for path in labels.rglob('*.txt')} - images.keys()
+    alone = {Path(name).with_suffix('') for name in list_files(labels, ('.txt',))} - images.keys()
     writer.counts['txt files dropped, no image'] = len(alone - {Path('classes')})
     for key, image in images.items():
         width, height = read_size(image)
@@ -109,11 +109,11 @@ def main() -> None:
         '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
     )
     parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
     args = parser.parse_args()
     try:
         yolo_to_coco(**vars(args) | dict(classes=parse_classes(args.classes)))
-    except AnnotationError as error:
+    except (AnnotationError, OSError) as error:
         raise SystemExit(f'error: {error}') from error
 
 

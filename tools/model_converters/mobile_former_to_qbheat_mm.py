@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict
+from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict, refuse_existing
 from qbheat_mm.models import MobileFormer, MobileFormerClsHead
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS, DownBlock, LiteBlock, MobileFormerBlock
 
@@ -157,18 +157,20 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_file(src: str | Path, dst: str | Path) -> str:
-    """Convert the file ``src`` to ``dst``, written atomically; returns the size.
+    """Convert the file ``src`` to the new file ``dst``, written atomically; returns the size.
 
     Raises:
         CheckpointError: If ``src`` cannot be read safely, or its layout is unknown.
+        FileExistsError: If ``dst`` exists.
     """
+    refuse_existing(dst)
     # Trainers such as timm's store their arguments as a Namespace, which executes nothing.
     with torch.serialization.safe_globals([argparse.Namespace]):
         state_dict = read_state_dict(src)
     size = recognize_size(state_dict)
     buffer = io.BytesIO()
     torch.save(dict(state_dict=convert(state_dict)), buffer)
-    atomic_write(dst, buffer.getvalue())
+    atomic_write(dst, buffer.getvalue(), replace=False)
     return size
 
 
@@ -176,12 +178,12 @@ def main(argv: list[str] | None = None) -> None:
     """Convert the file named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help="a checkpoint of Mobile-Former's authors")
-    parser.add_argument('dst', help='the converted checkpoint to write')
+    parser.add_argument('dst', help='the converted checkpoint to write, which must not exist')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
     args = parser.parse_args(argv)
     try:
         size = convert_file(guard(args.src, args.trust_checkpoint), args.dst)
-    except CheckpointError as error:
+    except (CheckpointError, FileExistsError) as error:
         sys.exit(f'error: {error}')
     print(f'{args.dst}: Mobile-Former {size}')
 

@@ -11,19 +11,27 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+from ...files import read_file
+from ...text import printable
+
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
 
 
 def is_transposed(image: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps width and height."""
-    return image.getexif().get(ORIENTATION, 1) >= 5
+    """Whether loading swaps width and height of an opened image by its EXIF orientation.
+
+    Pillow does so itself when it opens a TIFF.
+    """
+    return image.format != 'TIFF' and image.getexif().get(ORIENTATION, 1) >= 5
 
 
 def decode_image(content: bytes) -> np.ndarray:
-    """Decode an image file, rotated by its EXIF orientation; of an animation, the first frame.
+    """Decode an image file, rotated by its EXIF orientation; of several frames or pages, the first.
 
-    16-bit gray images keep their upper eight bits, as in OpenCV; mmcv's Pillow backend would clip them at 255, which
-    makes them white. Everything else is mmcv's.
+    Of samples with 9 to 16 bits the upper eight are kept, as in OpenCV; mmcv's Pillow backend would clip gray ones at
+    255, which makes them white. Gray images with 32 bits, integer or floating-point, are refused: the range of their
+    values is unknown. Everything else is mmcv's.
 
     Args:
         content: The bytes of the file.
@@ -36,13 +44,32 @@ def decode_image(content: bytes) -> np.ndarray:
         Exception: Of many types, if the file is malformed.
     """
     with Image.open(io.BytesIO(content)) as image:
-        if image.mode == 'F':
-            raise ValueError('its values are floating-point numbers of no known range')
-        if image.mode.startswith('I'):
-            values = np.asarray(ImageOps.exif_transpose(image))
-            gray = (values.clip(0, 2**16 - 1) // 256).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
+        if image.mode.startswith(('I', 'F')):
+            return np.repeat(_upper_bits(image)[..., None], 3, axis=2)
     return mmcv.imfrombytes(content, backend='pillow')
+
+
+def _upper_bits(image: Image.Image) -> np.ndarray:
+    """The upper eight bits of a gray image, (H, W)."""
+    # 'I' holds 32 bits, except that Pillow decodes 16-bit PGM, and in some versions PNG, to it.
+    if image.mode == 'F' or (image.mode == 'I' and image.format not in ('PNG', 'PPM')):
+        kind = 'floating-point numbers' if image.mode == 'F' else '32-bit integers'
+        raise ValueError(f'its values are {kind} of no known range; convert it to 8 or 16 bits')
+    tags = getattr(image, 'tag_v2', {})
+    values = np.asarray(ImageOps.exif_transpose(image))
+    gray = (values >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+    return 255 - gray if tags.get(PHOTOMETRIC) == 0 else gray  # 0: white is zero
+
+
+def read_content(path: str, backend_args: dict | None = None) -> bytes:
+    """The bytes of an image file, which mmengine's backend reads unless it is a local file.
+
+    Raises:
+        OSError: If it cannot be read, or is not a regular file.
+    """
+    if backend_args is None and '://' not in str(path):
+        return read_file(path)
+    return fileio.get(path, backend_args=backend_args)
 
 
 @TRANSFORMS.register_module()
@@ -67,11 +94,11 @@ class LoadImage(BaseTransform):
             ValueError: With the file, if it is unreadable and ``ignore_empty`` is False.
         """
         try:
-            img = decode_image(fileio.get(results['img_path'], backend_args=self.backend_args))
+            img = decode_image(read_content(results['img_path'], self.backend_args))
         except Exception as error:  # Pillow raises errors of many types for malformed files
             if self.ignore_empty:
                 return None
-            raise ValueError(f'The image "{results["img_path"]}" cannot be read: {error}') from error
+            raise ValueError(printable(f'The image "{results["img_path"]}" cannot be read: {error}')) from error
         return dict(results, img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
 
     def __repr__(self) -> str:

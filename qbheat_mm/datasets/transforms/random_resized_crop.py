@@ -7,12 +7,11 @@ from io import BytesIO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine import fileio
 from mmpretrain.datasets import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from .loading import decode_image, is_transposed
+from .loading import decode_image, is_transposed, read_content
 
 
 @TRANSFORMS.register_module()
@@ -86,7 +85,7 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
     def transform(self, results: dict) -> dict | None:
         """Load ``results['img_path']``, crop and resize."""
         try:
-            content = fileio.get(results['img_path'], backend_args=self.backend_args)
+            content = read_content(results['img_path'], self.backend_args)
             image = Image.open(BytesIO(content))
             transposed = is_transposed(image)
             width, height = image.size[::-1] if transposed else image.size

@@ -8,13 +8,13 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...datasets import ImageFolderDataset
+from ...datasets.image_folder import find_image_folders
 from ...text import join_names
 
 
 @HOOKS.register_module()
 class SkippedImagesHook(Hook):
-    """After each epoch, count and name the images that ``ImageFolderDataset`` newly had to skip.
+    """After each epoch, count and name the images that ``ImageFolderDataset``, wrapped or not, newly had to skip.
 
     Args:
         max_names: Maximum number of names.
@@ -26,17 +26,16 @@ class SkippedImagesHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Log what was skipped, over all processes."""
-        dataset = runner.train_dataloader.dataset
-        if not isinstance(dataset, ImageFolderDataset):
-            return
-        # NCCL reduces device tensors only
-        flags = dataset.unreadable.to(device=next(runner.model.parameters()).device, dtype=torch.int32)
-        dist.all_reduce(flags, op='max')
-        dataset.unreadable.copy_(flags)
-        skipped = dataset.skipped_images()
+        datasets, skipped = find_image_folders(runner.train_dataloader.dataset), []
+        for dataset in datasets:
+            # NCCL reduces device tensors only
+            flags = dataset.unreadable.to(device=next(runner.model.parameters()).device, dtype=torch.int32)
+            dist.all_reduce(flags, op='max')
+            dataset.unreadable.copy_(flags)
+            skipped += dataset.skipped_images()
         if len(skipped) > self._told:
             self._told = len(skipped)
             runner.logger.warning(
-                f'{len(skipped)} of {len(dataset)} images could not be read and were skipped: '
+                f'{len(skipped)} of {sum(map(len, datasets))} images could not be read and were skipped: '
                 + join_names(skipped, self.max_names)
             )

@@ -14,7 +14,7 @@ from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ...datasets.transforms import decode_image
+from ...datasets.transforms import LoadImage
 from ...models import QBHeat
 from ...models.utils import patchify, unpatchify
 
@@ -129,12 +129,6 @@ def reconstruct(
 
 
 def _load(source: Image) -> dict:
-    if isinstance(source, np.ndarray):
-        image, path = source, None
-    else:
-        path = str(source)
-        try:
-            image = decode_image(Path(path).read_bytes())
-        except Exception as error:
-            raise ValueError(f'The image "{path}" cannot be read: {error}') from error
-    return dict(img=image, img_path=path, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+    if not isinstance(source, np.ndarray):
+        return LoadImage(ignore_empty=False)(dict(img_path=str(source)))
+    return dict(img=source, img_path=None, img_shape=source.shape[:2], ori_shape=source.shape[:2])

@@ -1,10 +1,13 @@
 import io
+import struct
 
+import cv2
 import numpy as np
 import pytest
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
+from qbheat_mm.datasets.coco import read_size
 from qbheat_mm.datasets.transforms import decode_image
 
 
@@ -14,12 +17,75 @@ def encode(array: np.ndarray, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize('kind', ['PNG', 'TIFF'])
-def test_sixteen_bits_keep_the_upper_eight(kind):
-    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(4, 16)
-    image = decode_image(encode(values, kind))
+RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(4, 16)
+
+
+def gray_tiff(data: bytes, bits: int, order: str = '<', white_is_zero: bool = False) -> bytes:
+    """An uncompressed TIFF of 4 x 16 px."""
+    fields = {
+        256: 16,
+        257: 4,
+        258: bits,
+        259: 1,
+        262: 0 if white_is_zero else 1,
+        273: 8,
+        277: 1,
+        278: 4,
+        279: len(data),
+    }
+    entries = b''.join(struct.pack(f'{order}HHII', tag, 4, 1, value) for tag, value in fields.items())
+    directory = struct.pack(f'{order}H', len(fields)) + entries + bytes(4)
+    magic = dict(zip('<>', (b'II*\0', b'MM\0*')))[order]
+    return magic + struct.pack(f'{order}I', 8 + len(data)) + data + directory
+
+
+def pack12(values: np.ndarray) -> bytes:
+    """Two samples in three bytes."""
+    first, second = values.reshape(-1, 2).astype(np.uint16).T
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        (encode(RAMP, 'PNG'), RAMP >> 8),
+        (encode(RAMP, 'TIFF'), RAMP >> 8),
+        (encode(RAMP, 'JPEG2000'), RAMP >> 8),
+        (gray_tiff(RAMP.astype('>u2').tobytes(), 16, '>'), RAMP >> 8),
+        (gray_tiff(RAMP.astype('<u2').tobytes(), 16, white_is_zero=True), 255 - (RAMP >> 8)),
+        (gray_tiff(pack12(RAMP >> 4), 12), RAMP >> 8),
+        (b'P5 16 4 65535\n' + RAMP.astype('>u2').tobytes(), RAMP >> 8),
+        (encode((RAMP >> 8).astype(np.uint8), 'TIFF'), RAMP >> 8),
+        (encode(RAMP > 30000, 'PNG'), 255 * (RAMP > 30000)),
+        (cv2.imencode('.png', np.dstack([RAMP] * 3))[1].tobytes(), RAMP >> 8),
+        (cv2.imencode('.tiff', np.dstack([RAMP] * 3))[1].tobytes(), RAMP >> 8),
+        (encode(RAMP, 'TIFF', save_all=True, append_images=[Image.new('I;16', (16, 4))]), RAMP >> 8),
+    ],
+    ids=['png', 'tiff', 'jp2', 'MM', 'white is zero', '12 bits', 'pgm', '8', '1', 'rgb png', 'rgb tiff', 'pages'],
+)
+def test_the_upper_eight_bits_are_kept(content, expected):
+    image = decode_image(content)
     assert image.dtype == np.uint8
-    assert np.array_equal(image, np.repeat((values // 256)[..., None], 3, axis=2))
+    assert np.array_equal(image, np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'float32'])
+def test_values_of_no_known_range_are_refused(dtype):
+    with pytest.raises(ValueError, match='of no known range; convert it to 8 or 16 bits'):
+        decode_image(encode((np.random.default_rng(0).random((4, 16)) * 2**31).astype(dtype), 'TIFF'))
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('deep', [False, True])
+def test_the_size_is_that_of_the_loaded_image(tmp_path, kind, deep):
+    if deep and kind in ('JPEG', 'WEBP'):
+        pytest.skip('the format has 8 bits')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / 'image'
+    path.write_bytes(encode(RAMP if deep else np.zeros((4, 16, 3), np.uint8), kind, exif=exif))
+    assert decode_image(path.read_bytes()).shape == (16, 4, 3)
+    assert read_size(path) == (4, 16)
 
 
 def test_colors_are_bgr_and_the_image_is_rotated():

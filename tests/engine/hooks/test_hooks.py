@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.models import frozen_classifier_config, qbheat_config, write_images
-from helpers.runs import build_runner, image_loader
+from helpers.runs import build_runner, image_loader, run_config
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
@@ -23,6 +23,19 @@ def test_a_run_skips_broken_images_and_names_them(tmp_path):
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert '1 of 8 images could not be read and were skipped' in log
     assert 'broken.jpg' in log
+
+
+def test_broken_images_of_wrapped_folders_are_named_too(tmp_path):
+    for name in ('a', 'b'):
+        write_images(tmp_path / name, 3)
+        (tmp_path / name / f'broken_{name}.jpg').write_text('no image')
+    loaders = [image_loader(tmp_path / name) for name in ('a', 'b')]
+    wrapped = dict(type='RepeatDataset', times=2, dataset=loaders[1]['dataset'])
+    loader = dict(loaders[0], dataset=dict(type='ConcatDataset', datasets=[loaders[0]['dataset'], wrapped]))
+    hooks = [dict(type='SkippedImagesHook')]
+    Runner.from_cfg(run_config(tmp_path / 'work', tmp_path, train_dataloader=loader, custom_hooks=hooks)).train()
+    log = next((tmp_path / 'work').glob('*/*.log')).read_text()
+    assert re.search(r'2 of 8 images could not be read and were skipped: .*broken_a\.jpg, .*broken_b\.jpg', log)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_its_checkpoint(images, tmp_path):

@@ -1,0 +1,116 @@
+"""Finding and reading files that others made."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import defaultdict
+from pathlib import Path
+from typing import BinaryIO
+
+from mmengine.logging import print_log
+
+from .text import join_names, printable
+
+JUNK = ('__MACOSX', '@eaDir')  # copies and thumbnails by archivers and network drives, besides hidden files
+CIRCLE = 'links to a folder that is listed anyway, or that contains them'
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: If it cannot be read, or is a FIFO or a device, for which a plain ``open`` may wait forever.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, 'Not a regular file', str(path))
+    return os.fdopen(number, 'rb')
+
+
+def read_file(path: str | Path, limit: int | None = None) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: If it cannot be read, is larger, or is not a regular file.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f'{size} bytes, at most {limit} are expected', str(path))
+        return file.read()
+
+
+def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files at any depth below a folder by their endings (in lower case), as relative paths, sorted.
+
+    Links are followed, and each folder is listed once, under its own path if it has one below ``folder``. Skipped and
+    logged: hidden files and folders and other ``JUNK``, links in circles, broken links, FIFOs and the like, and folders
+    that cannot be opened.
+
+    Raises:
+        OSError: If ``folder`` itself cannot be opened.
+    """
+    found, skipped = [], defaultdict(list)
+    done = _ancestors(folder)
+    folders, links = [''], []  # relative, with a slash at the end
+    while folders or links:
+        current = folders.pop() if folders else links.pop(0)
+        path = os.path.join(folder, current)
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+            identity = _identity(path)
+        except OSError as error:
+            if not current:
+                raise
+            skipped[f'folders that cannot be opened ({error.strerror})'].append(current)
+            continue
+        if current and identity in done:
+            skipped[CIRCLE].append(current)
+            continue
+        done.add(identity)
+        for entry in entries:
+            name = current + entry.name
+            is_file = entry.name.lower().endswith(suffixes)
+            if _is_dir(entry):
+                kind = links if entry.is_symlink() else folders
+                (skipped['hidden folders'] if is_junk(entry.name) else kind).append(f'{name}/')
+            elif is_file and is_junk(entry.name):
+                skipped['hidden files'].append(name)
+            elif is_file:
+                (found if os.path.isfile(entry) else skipped['broken links, FIFOs or devices']).append(name)
+    if skipped:
+        kinds = '; '.join(f'{len(names)} {kind} ({join_names(names)})' for kind, names in skipped.items())
+        print_log(f'"{printable(folder)}": skipped {kinds}', logger='current', level=logging.WARNING)
+    return sorted(found)
+
+
+def list_folders(folder: str | Path) -> list[str]:
+    """Names of the folders directly in a folder that :func:`list_files` enters, sorted."""
+    above = _ancestors(folder)
+    entries = [entry for entry in os.scandir(folder) if _is_dir(entry) and not is_junk(entry.name)]
+    return sorted(entry.name for entry in entries if _identity(entry.path) not in above)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or made by a machine beside the user's own."""
+    return name.startswith('.') or name in JUNK
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
+
+
+def _ancestors(folder: str | Path) -> set[tuple[int, int]]:
+    """The identities of a folder and of those that contain it."""
+    folder = Path(folder).resolve()
+    return {_identity(path) for path in (folder, *folder.parents)}
+
+
+def _is_dir(entry: os.DirEntry) -> bool:
+    """As ``DirEntry.is_dir``, which raises an error for a link to itself."""
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
