@@ -12,7 +12,6 @@ num_classes = 8
 data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 model = dict(data_preprocessor=dict(num_classes=num_classes), head=dict(num_classes=num_classes))
 
-load = dict(type='LoadImage')
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
@@ -24,7 +23,7 @@ train_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         pipeline=[
-            load,
+            dict(type='LoadImage', ignore_empty=True),
             dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.5, 1.0), backend='pillow'),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackInputs'),
@@ -42,7 +41,7 @@ val_dataloader = dict(
         data_prefix='val',
         test_mode=True,
         pipeline=[
-            load,
+            dict(type='LoadImage'),
             dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow'),
             dict(type='CenterCrop', crop_size=img_size),
             dict(type='PackInputs'),

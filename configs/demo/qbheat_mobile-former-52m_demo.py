@@ -10,7 +10,6 @@ data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
 # larger than the default: the results of the demo were measured with this decoder
 model = dict(decoder=dict(embed_dims=192, depth=2, num_heads=6))
 
-load = dict(type='LoadImage')
 pack = dict(type='PackInputs', meta_keys=('img_path', 'visible_origin'))
 train_dataloader = dict(
     batch_size=64,
@@ -24,7 +23,7 @@ train_dataloader = dict(
         data_prefix='train',
         with_label=False,
         pipeline=[
-            load,
+            dict(type='LoadImage', ignore_empty=True),
             dict(
                 type='RandomResizedCrop',
                 scale=img_size,
@@ -50,7 +49,7 @@ val_dataloader = dict(
         with_label=False,
         test_mode=True,
         pipeline=[
-            load,
+            dict(type='LoadImage'),
             dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow', interpolation='bicubic'),
             dict(type='CenterCrop', crop_size=img_size),
             dict(type='QuarterMask', visible='top_left'),

@@ -3,7 +3,7 @@ _base_ = './qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py'
 
 data_root = '{{$DATA_ROOT:data/imagenette}}'
 pipeline = [
-    dict(type='LoadImage', ignore_empty=False),
+    dict(type='LoadImage'),
     dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=128),
     dict(type='PackInputs'),

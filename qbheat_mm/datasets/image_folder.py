@@ -23,7 +23,7 @@ class ImageFolderDataset(CustomDataset):
 
     In training the next readable image replaces an unreadable one; ``SkippedImagesHook`` logs their number and names.
     In test mode (``test_mode=True``) an unreadable image is an error, because it would change the score.
-    Use it with ``LoadImage``: OpenCV silently returns half of a truncated image.
+    Use it with ``LoadImage(ignore_empty=True)``: OpenCV silently returns half of a truncated image.
 
     Args:
         with_label: Take the names of the sub-folders as classes. Defaults to True; pre-training says False.

@@ -21,7 +21,7 @@ from qbheat_mm.datasets import ImageFolderDataset
 
 pytestmark = pytest.mark.fuzz
 
-PIPELINE = [dict(type='LoadImage'), *PIPELINE[1:]]
+PIPELINE = [dict(type='LoadImage', ignore_empty=True), *PIPELINE[1:]]
 MODES = {
     'PNG': ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'),
     'JPEG': ('L', 'RGB', 'CMYK'),

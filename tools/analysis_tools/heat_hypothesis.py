@@ -80,7 +80,7 @@ def build_loaders(
         raise ValueError(f'{len(order)} images from "{folder}" are too few: use at least 4, better hundreds.')
     pipeline = Compose(
         [
-            dict(type='LoadImage', ignore_empty=False),
+            dict(type='LoadImage'),
             dict(type='ResizeEdge', scale=math.ceil(size * 8 / 7), edge='short', backend='pillow'),
             dict(type='CenterCrop', crop_size=size),
             dict(type='PackInputs'),

@@ -3,13 +3,13 @@ dataset_type = 'ImageNet'
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 
 train_pipeline = [
-    dict(type='LoadImage', ignore_empty=False),
+    dict(type='LoadImage'),
     dict(type='TorchRandomResizedCrop', scale=224, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImage', ignore_empty=False),
+    dict(type='LoadImage'),
     dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),

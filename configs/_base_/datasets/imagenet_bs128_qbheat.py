@@ -2,7 +2,7 @@
 img_size = 224
 
 train_pipeline = [
-    dict(type='LoadImage'),
+    dict(type='LoadImage', ignore_empty=True),
     dict(type='TorchRandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='QuarterMask'),

@@ -14,7 +14,7 @@ view_pipeline = [
     dict(type='RandomFlip', prob=0.5),
 ]
 train_pipeline = [
-    dict(type='LoadImage'),
+    dict(type='LoadImage', ignore_empty=True),
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs', meta_keys=('img_path',)),
 ]

@@ -3,15 +3,14 @@ data_root = '{{$DATA_ROOT:data/imagenette}}'
 num_classes = int('{{$NUM_CLASSES:10}}')
 img_size = 128
 
-load = dict(type='LoadImage')
 train_pipeline = [
-    load,
+    dict(type='LoadImage', ignore_empty=True),
     dict(type='TorchRandomResizedCrop', scale=img_size, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    load,
+    dict(type='LoadImage'),
     dict(type='ResizeEdge', scale=img_size, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=img_size),
     dict(type='PackInputs'),

@@ -72,18 +72,29 @@ def read_content(path: str, backend_args: dict | None = None) -> bytes:
     return fileio.get(path, backend_args=backend_args)
 
 
+def is_loaded(results: dict) -> bool:
+    """Whether there is an image and no file: the inferencers of mmpretrain load images themselves.
+
+    Raises:
+        KeyError: If there is neither.
+    """
+    if 'img_path' not in results and 'img' not in results:
+        raise KeyError(f"A sample needs 'img_path', or 'img' if it is loaded already; this one has {sorted(results)}.")
+    return 'img_path' not in results
+
+
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
     """mmcv's ``LoadImageFromFile`` with :func:`decode_image`: OpenCV silently returns half of a truncated image.
 
-    **Required Keys:** img_path. **Added Keys:** img, img_shape, ori_shape.
+    **Required Keys:** img_path; a sample with img alone stays as it is. **Added Keys:** img, img_shape, ori_shape.
 
     Args:
-        ignore_empty: Return None for an unreadable image, so that ``ImageFolderDataset`` skips it.
+        ignore_empty: Return None for an unreadable image, so that ``ImageFolderDataset`` skips it in training.
         backend_args: Of mmengine's file backends.
     """
 
-    def __init__(self, ignore_empty: bool = True, backend_args: dict | None = None) -> None:
+    def __init__(self, ignore_empty: bool = False, backend_args: dict | None = None) -> None:
         self.ignore_empty = ignore_empty
         self.backend_args = backend_args
 
@@ -91,8 +102,11 @@ class LoadImage(BaseTransform):
         """Add the image (H, W, 3).
 
         Raises:
+            KeyError: If there is neither a file nor an image.
             ValueError: With the file, if it is unreadable and ``ignore_empty`` is False.
         """
+        if is_loaded(results):
+            return results
         try:
             img = decode_image(read_content(results['img_path'], self.backend_args))
         except Exception as error:  # Pillow raises errors of many types for malformed files

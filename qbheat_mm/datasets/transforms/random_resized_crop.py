@@ -11,7 +11,7 @@ from mmpretrain.datasets import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from .loading import decode_image, is_transposed, read_content
+from .loading import decode_image, is_loaded, is_transposed, read_content
 
 
 @TRANSFORMS.register_module()
@@ -68,7 +68,8 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
     slightly: an option for large photos. Crops below twice the output's side, and formats other than JPEG, are decoded
     at full size and give exactly the pixels of the two transforms.
 
-    **Required Keys:** ``img_path``. **Added Keys:** ``img``, ``img_shape``, ``ori_shape``.
+    **Required Keys:** ``img_path``; of a sample with ``img`` alone that image is cropped. **Added Keys:** ``img``,
+    ``img_shape``, ``ori_shape``.
 
     Args:
         scale: Side of the output, or (height, width), in pixels.
@@ -84,6 +85,8 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
 
     def transform(self, results: dict) -> dict | None:
         """Load ``results['img_path']``, crop and resize."""
+        if is_loaded(results):
+            return super().transform(results)
         try:
             content = read_content(results['img_path'], self.backend_args)
             image = Image.open(BytesIO(content))

@@ -28,7 +28,7 @@ class DeterministicSeedHook(Hook):
 
     def __init__(self) -> None:
         self._resumed = {}
-        self._epoch = self._began = None
+        self._epoch = self._began = self._batches = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Read the position within the epoch; checkpoints of stock runs lack it."""
@@ -39,6 +39,8 @@ class DeterministicSeedHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         differing = runner._randomness_cfg.get('diff_rank_seed', False)
         self._seed = runner.seed - (dist.get_rank() if differing else 0)
+        if getattr(loader, 'batch_sampler', None) is None:
+            return  # no samples with an index, as in mmpretrain's vis_scheduler.py
         self._batches = seed_loader(loader, self._seed)
         if isinstance(loop, IterBasedTrainLoop):
             if hasattr(loader.sampler, 'skip'):  # newer mmengine's loop moves an infinite sampler there
@@ -64,8 +66,10 @@ class DeterministicSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Record the iteration at which the epoch began, also if it was interrupted since."""
-        self._epoch, self._began = runner.epoch, runner.iter - self._batches.start
-        self._batches.epoch = runner.epoch
+        self._epoch, self._began = runner.epoch, runner.iter
+        if self._batches is not None:
+            self._began -= self._batches.start
+            self._batches.epoch = runner.epoch
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Seed the main process."""

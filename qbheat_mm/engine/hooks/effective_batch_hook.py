@@ -7,6 +7,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..runners import batch_size, optim_wrappers
+
 
 @HOOKS.register_module()
 class EffectiveBatchHook(Hook):
@@ -17,12 +19,15 @@ class EffectiveBatchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Log one line."""
-        loader, processes = runner.train_dataloader, dist.get_world_size()
-        batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        loader, processes, batch = runner.train_dataloader, dist.get_world_size(), batch_size(runner)
+        if batch is None:
+            return
+        wrappers = optim_wrappers(runner)
+        accumulated = wrappers[0]._accumulative_counts
         rates = {
             group.get('initial_lr', group['lr']): None  # the schedulers' peak; a dict keeps the order
-            for group in runner.optim_wrapper.optimizer.param_groups
+            for wrapper in wrappers
+            for group in wrapper.optimizer.param_groups
         }
         base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
         scaled = runner.cfg.get('auto_scale_lr', {}).get('enable') if base else False

@@ -22,9 +22,9 @@ class HeatStatisticsHook(Hook):
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log, unless the neck has no generators."""
-        model = get_ori_model(runner.model)
-        statistics = heat_statistics(model.neck)
+        """Log, unless there are no generators."""
+        neck = getattr(get_ori_model(runner.model), 'neck', None)
+        statistics = heat_statistics(neck) if isinstance(neck, HeatNeck) else {}
         if statistics:
             text = ', '.join(f'{name}: {value:.4g}' for name, value in statistics.items())
             runner.logger.info(f'Epoch(heat) [{runner.epoch + 1}] {text}')

@@ -7,12 +7,14 @@ from functools import partial
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.utils import get_ori_model
 from torch import Tensor
 from torch.optim import Optimizer
+
+from ..runners import optim_wrappers
 
 
 @HOOKS.register_module()
@@ -48,8 +50,7 @@ class InvalidLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check gradients before each step of an optimizer; there is none where a scaler skips it."""
-        whole = runner.optim_wrapper
-        for wrapper in whole.values() if isinstance(whole, OptimWrapperDict) else [whole]:
+        for wrapper in optim_wrappers(runner):
             wrapper.optimizer.register_step_pre_hook(partial(self._before_step, runner, wrapper))
 
     def _before_step(self, runner: Runner, wrapper: OptimWrapper, optimizer: Optimizer, *_) -> None:
@@ -64,15 +65,17 @@ class InvalidLossHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Count skipped steps, and check the loss of the others."""
         stepped, self._stepped = self._stepped, False
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)  # of float16
+        wrapper = optim_wrappers(runner)[0]
+        scaler = getattr(wrapper, 'loss_scaler', None)  # of float16
         if scaler is not None and scaler.is_enabled() and not stepped:
-            self._skips += runner.optim_wrapper.should_update()
+            self._skips += wrapper.should_update()
             if self._skips >= self.max_skips:
                 reason = f'skipped {self._skips} steps in a row, because the gradient overflows float16 at every scale'
                 _stop(runner, f'The gradient scaler {reason}, up to', runner.iter + 1)
         else:
             self._skips = 0
-            self._record(runner, 'loss', torch.isfinite(outputs['loss'].detach()).all())
+            if isinstance(outputs, dict) and isinstance(outputs.get('loss'), Tensor):
+                self._record(runner, 'loss', torch.isfinite(outputs['loss'].detach()).all())
         if self.every_n_train_iters(runner, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._check_records(runner)
 
@@ -138,7 +141,7 @@ def _named_tensors(value, name: str = '') -> Iterable[tuple[str, Tensor]]:
 
 
 def _stop(runner: Runner, what: str, iteration: int) -> None:
-    rate = runner.optim_wrapper.get_lr()['lr'][0]
+    rate = optim_wrappers(runner)[0].get_lr()['lr'][0]
     raise FloatingPointError(
         f'{what} iteration {iteration} (epoch {runner.epoch + 1}, learning rate {rate:.3g}). The last checkpoint '
         f'before it: {find_latest_checkpoint(runner.work_dir) or "none yet"}. Lower the learning rate, clip the '

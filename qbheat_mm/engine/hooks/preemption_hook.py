@@ -15,8 +15,10 @@ from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
 
 from ...checkpoint.resume import INTERRUPTED, write_pointer
+from ..runners import optim_wrappers
 
 
 @HOOKS.register_module()
@@ -41,8 +43,8 @@ class PreemptionHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Have the workers of the data loaders leave SIGTERM to the main process."""
         for loop in (runner._train_loop, runner._val_loop):
-            if isinstance(loop, BaseLoop):
-                loader = loop.dataloader
+            loader = loop.dataloader if isinstance(loop, BaseLoop) else None
+            if isinstance(loader, DataLoader):
                 loader.worker_init_fn = partial(_ignore_sigterm_of_others, loader.worker_init_fn)
 
     def before_train(self, runner: Runner) -> None:
@@ -66,7 +68,7 @@ class PreemptionHook(Hook):
             flag = torch.tensor(int(self._received))
             dist.all_reduce(flag, op='max')
             self._stopping = bool(flag)
-        if self._stopping and runner.optim_wrapper.should_update():
+        if self._stopping and all(wrapper.should_update() for wrapper in optim_wrappers(runner)):
             self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:

@@ -8,6 +8,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from ..runners import batch_size
+
 
 @HOOKS.register_module()
 class QueueCheckHook(Hook):
@@ -19,8 +21,10 @@ class QueueCheckHook(Hook):
         Raises:
             ValueError: If the global batch does not divide the queue, or the last batch of an epoch is smaller.
         """
-        loader, queue = runner.train_dataloader, get_ori_model(runner.model).queue_len
-        processes, size = dist.get_world_size(), loader.batch_size
+        loader, processes, size = runner.train_dataloader, dist.get_world_size(), batch_size(runner)
+        queue = getattr(get_ori_model(runner.model), 'queue_len', None)
+        if queue is None or size is None:
+            return  # not MoCo
         batch = processes * size
         if queue % batch:
             fitting = [

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..runners import batch_size
+
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
@@ -23,9 +25,8 @@ class ThroughputHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Add both to the message hub, from which the log is written."""
-        hub, loader = runner.message_hub, runner.train_dataloader
-        if 'train/time' in hub.log_scalars:  # else the config has no IterTimerHook
-            batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
+        hub, batch = runner.message_hub, batch_size(runner)
+        if batch and 'train/time' in hub.log_scalars:  # else the config has no IterTimerHook
             seconds = hub.get_scalar('train/time').mean(runner.log_processor.window_size)
             speed = batch * dist.get_world_size() / max(seconds, 1e-9)
             hub.update_scalar('train/images_per_sec', speed, resumed=False)

@@ -101,6 +101,16 @@ def test_colors_are_bgr_and_the_image_is_rotated():
 def test_what_cannot_be_read_is_skipped_or_named(tmp_path):
     (tmp_path / 'float.tif').write_bytes(encode(np.ones((2, 2), dtype=np.float32), 'TIFF'))
     results = dict(img_path=str(tmp_path / 'float.tif'))
-    assert TRANSFORMS.build(dict(type='LoadImage'))(results) is None
+    assert TRANSFORMS.build(dict(type='LoadImage', ignore_empty=True))(results) is None
     with pytest.raises(ValueError, match=r'float\.tif" cannot be read: its values are floating-point'):
-        TRANSFORMS.build(dict(type='LoadImage', ignore_empty=False))(results)
+        TRANSFORMS.build(dict(type='LoadImage'))(results)
+
+
+@pytest.mark.parametrize('transform', [dict(type='LoadImage'), dict(type='LoadReducedRandomResizedCrop', scale=8)])
+@pytest.mark.parametrize('ignore_empty', [False, True])
+def test_a_loaded_image_needs_no_file_and_neither_is_an_error(transform, ignore_empty):
+    load = TRANSFORMS.build(dict(transform, ignore_empty=ignore_empty))
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert load(dict(img=image))['img'].shape == (8, 8, 3)
+    with pytest.raises(KeyError, match=r"needs 'img_path', or 'img'.*this one has \['gt_label'\]"):
+        load(dict(gt_label=1))
