@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoint import TRUST_HELP, guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
+from .schedules import epoch_options
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
 MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
@@ -45,10 +46,22 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    cfg.merge_from_dict(args.cfg_options or {})
+    options = args.cfg_options or {}
+    cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     adapt_to_device(cfg)
     prepare_hooks(cfg, args.trust_checkpoint)
+
+
+def follow_epochs(cfg: Config, options: dict) -> dict:
+    """Options with which the schedule ends with the number of epochs that ``options`` set."""
+    epochs = options.get('train_cfg.max_epochs')
+    if not isinstance(epochs, int) or not (cfg.get('train_cfg') or {}).get('max_epochs'):
+        return {}
+    found = {key: value for key, value in epoch_options(cfg, epochs).items() if key not in options}
+    if found:
+        notice(f'the schedule ends with the {epochs} epochs: {", ".join(f"{k}={v}" for k, v in found.items())}.')
+    return found
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -120,7 +133,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def prepare_hooks(cfg: Config, trust: bool) -> None:
-    """Guard the checkpoints of any config, ours or not, and leave out the hooks that are switched off.
+    """Guard checkpoints and schedule of any config, ours or not, and leave out the hooks that are switched off.
 
     Args:
         cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
@@ -130,6 +143,8 @@ def prepare_hooks(cfg: Config, trust: bool) -> None:
     cfg.default_hooks = {
         name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
     } | dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust))
+    if 'effective_batch' not in hooks:
+        cfg.default_hooks.effective_batch = dict(type='EffectiveBatchHook')
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         guard_init_cfg(cfg.get('model'), trust)
         cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 
-from qbheat_mm.engine.launch import CPUDistributedDataParallel, adapt_to_device, prepare_hooks
+from qbheat_mm.engine.launch import CPUDistributedDataParallel, adapt_to_device, follow_epochs, prepare_hooks
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
@@ -48,3 +48,10 @@ def test_sync_bn_becomes_bn_in_several_processes_on_a_cpu(monkeypatch):
     assert seen['device_ids'] is None
     assert seen['find_unused_parameters'] is True
     assert seen['module'](torch.randn(3, 4)).shape == (3, 4)  # which SyncBatchNorm refuses on a CPU
+
+
+def test_the_schedule_follows_epochs_from_the_command_line_but_not_what_else_is_named():
+    cfg = Config.fromfile(ROOT / 'configs/qbheat/qbheat_mobile-former-52m_1xb64-coslr-100e_folder.py')
+    assert follow_epochs(cfg, {'train_cfg.max_epochs': 20})['param_scheduler.1.end'] == 20
+    assert 'param_scheduler.1.end' not in follow_epochs(cfg, {'train_cfg.max_epochs': 20, 'param_scheduler.1.end': 30})
+    assert follow_epochs(cfg, {'optim_wrapper.optimizer.lr': 1.0}) == {}

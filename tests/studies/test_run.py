@@ -99,7 +99,7 @@ def test_the_schedule_follows_the_epochs_which_have_to_outlast_the_warm_up(tmp_p
     cfg = stage_of(make_study(tmp_path, one=dict(ONE, epochs=100))).config()
     assert cfg.train_cfg.max_epochs == 100
     assert [(each.begin, each.end) for each in cfg.param_scheduler] == [(0, 1), (1, 100)]
-    with pytest.raises(StudyError, match='"epochs: 1" does not exceed the warm-up of 1'):
+    with pytest.raises(StudyError, match='1 epochs do not exceed the warm-up of 1'):
         stage_of(make_study(tmp_path, one=dict(ONE, epochs=1))).config()
 
 

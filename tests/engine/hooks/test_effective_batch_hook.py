@@ -14,9 +14,11 @@ def say(monkeypatch, accumulated: int = 1, enable: bool = True) -> list[str]:
     optimizer.param_groups[0]['initial_lr'] = 0.2  # the scheduler warms up
     HOOKS.build(dict(type='EffectiveBatchHook')).before_train(
         SimpleNamespace(
+            _resume=False,
             cfg=Config(dict(auto_scale_lr=dict(base_batch_size=1024, enable=enable))),
             logger=SimpleNamespace(info=said.append, warning=said.append),
             optim_wrapper=OptimWrapper(optimizer, accumulative_counts=accumulated),
+            param_schedulers=None,
             train_dataloader=torch.utils.data.DataLoader(range(100), batch_size=32),
         )
     )
