@@ -14,6 +14,8 @@ from mmengine.optim.scheduler import param_scheduler as kinds
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from .runners import batch_size, optim_wrappers
+
 PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose', 'optimizer'}
 EXECUTION = {'params', 'fused', 'foreach', 'capturable', 'differentiable'}  # how an optimizer computes, not what
 
@@ -50,9 +52,7 @@ def epoch_options(cfg: Config, epochs: int) -> dict:
 
 def effective_batch(runner: Runner) -> tuple[int, int, int]:
     """Number of processes, of images in each one's batch, and of batches that an update accumulates."""
-    loader = runner.train_dataloader
-    batch = loader.batch_size or loader.batch_sampler.batch_size  # mmdet batches by aspect ratio
-    return dist.get_world_size(), batch, getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    return dist.get_world_size(), batch_size(runner), optim_wrappers(runner)[0]._accumulative_counts
 
 
 def peak_rates(runner: Runner) -> list[float]:

@@ -6,9 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from ..runners import batch_size
 from ..schedules import Plan, effective_batch, peak_rates, unmatched_ends
-
-from ..runners import batch_size, optim_wrappers
 
 
 @HOOKS.register_module()
@@ -39,6 +38,8 @@ class EffectiveBatchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Follow the config, and log one line, two after a resume."""
+        if batch_size(runner) is None:
+            return
         if runner._resume and runner.iter and self._plan:
             changes = self._plan.follow(runner)
             present = self._describe(runner)
@@ -62,7 +63,8 @@ class EffectiveBatchHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what the run trains with."""
-        checkpoint['run'] = self._describe(runner)
+        if batch_size(runner) is not None:
+            checkpoint['run'] = self._describe(runner)
 
     @staticmethod
     def _describe(runner: Runner) -> dict:
