@@ -127,6 +127,7 @@ def test_compiled_parts_and_channels_last_train_alike(images, tmp_path, device):
         hook = {'default_hooks.compile': dict(type='CompileHook', **options)}
         variants.append(train(pretraining(tmp_path / f'compiled{i}', images, **plain, **hook), device))
     runner = pretraining(tmp_path / 'channels_last', images, **plain)
+    runner.model.init_weights()  # before the memory's order becomes that of random numbers
     runner.model.to(memory_format=torch.channels_last)
     variants.append(train(runner, device))
     assert whole[-1] < whole[0]
