@@ -1,4 +1,4 @@
-# make setup | demo | smoke | test | test-openmmlab | fuzz | test-all | lint | format
+# make setup | demo | smoke | test | test-openmmlab | test-gpu | gpu-report | fuzz | test-all | lint | format
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 # Tests run in several processes of one thread each.
 PYTEST := -m pytest -q -n auto --maxprocesses 8
 
-.PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format
+.PHONY: setup setup-openmmlab demo smoke test test-openmmlab test-gpu gpu-report fuzz test-all lint format
 
 setup:
 	@tools/misc/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
@@ -29,15 +29,23 @@ test: setup
 
 # Both environments: some of these tests go from one family to the other.
 test-openmmlab: setup setup-openmmlab
-	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not slow and not fuzz"
+	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not slow and not fuzz and not gpu"
+
+# On a GPU; where there is none, the tests are skipped and say so.
+test-gpu: setup
+	@QBHEAT_TEST_DEVICE=cuda $(BIN)/python -m pytest -q -rs -m gpu tests/gpu
+
+# What a GPU does and how fast, in ten minutes; resumes what was cut off. `make gpu-report ARGS=--quick`: a CPU suffices.
+gpu-report: setup
+	@$(BIN)/python tools/benchmarks/gpu_report.py $(ARGS)
 
 # Broken input by the hundred.
 fuzz: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m fuzz
 
 test-all: setup setup-openmmlab
-	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m ""
-	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not second_family and not fuzz"
+	@QBHEAT_TEST_DEVICE=cpu OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m ""
+	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not second_family and not fuzz and not gpu"
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

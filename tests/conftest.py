@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')  # the tests are for the CPU
+if os.environ.get('QBHEAT_TEST_DEVICE') != 'cuda':  # tests/gpu/ alone wants one
+    os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')
 
 from pathlib import Path
 

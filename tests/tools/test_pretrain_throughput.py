@@ -61,6 +61,20 @@ def test_the_masked_model_learns_from_masked_patches_alone(tool):
     assert model.token.grad.any()
 
 
+def test_a_timed_method_is_compiled_again_afterwards(tool):
+    class Part:
+        def loss(self):
+            return 'own'
+
+    watch, plain, compiled = tool.Stopwatch(lambda: 0.0), Part(), Part()
+    compiled.loss = lambda: 'compiled'
+    for part in (plain, compiled):
+        undo = watch.wrap_method(part, 'loss', 'decoder')
+        part.loss()
+        undo()
+    assert (plain.loss(), compiled.loss()) == ('own', 'compiled')
+
+
 @pytest.mark.parametrize(
     'argv', [['--methods', 'qbheat,mae'], ['--cpu-time', '--workers', '2'], ['--no-parts', '--figure', 'a.png']]
 )

@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401
+from qbheat_mm.engine.hooks.compile_hook import compile_parts
 from qbheat_mm.engine.launch import adapt_to_device, init_process_group_on_cpu
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 from qbheat_mm.models.utils import gather_patches
@@ -60,6 +61,12 @@ METHODS = {
     'mocov2': 'mocov2/mocov2_mobile-former-285m_8xb32-coslr-200e_in1k.py',
     'masked': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
 }
+COMPILED = dict(
+    qbheat=['backbone', 'neck', 'decoder', 'head.loss'],
+    supervised=['backbone'],
+    mocov2=['backbone', 'encoder_k.module'],
+    masked=['backbone', 'decoder', 'head.loss'],
+)
 PARTS = ('data', 'transfer', 'encoder', 'neck', 'decoder', 'backward', 'optimizer', 'other')
 SCALE, RATIO = 224, (0.2, 1.0)
 STOCK_CROP = dict(type='RandomResizedCrop', crop_ratio_range=RATIO, backend='pillow', interpolation='bicubic')
@@ -225,9 +232,7 @@ def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Con
     cfg.optim_wrapper.update(precision_wrapper(args))
     cfg.default_hooks.checkpoint = None
     if args.compile:
-        parts = dict(qbheat=['backbone', 'decoder'], masked=['backbone', 'decoder'], supervised=['backbone'])
-        modules = parts.get(method, ['backbone', 'encoder_k.module'])
-        cfg.default_hooks.compile = dict(type='CompileHook', modules=modules)
+        cfg.default_hooks.compile = dict(type='CompileHook', modules=COMPILED[method], mode=args.compile)
     cfg.train_dataloader = file_loader(method, cfg, args) if from_files else {}
     cfg.env_cfg.cudnn_benchmark = True
     cfg.log_level, cfg.launcher = 'ERROR', args.launcher
@@ -292,9 +297,10 @@ class Stopwatch:
         return timed
 
     def wrap_method(self, owner: object, name: str, part: str) -> Callable[[], None]:
-        """Time a method of one object; returns what undoes it."""
+        """Time a method of one object, compiled or not; returns what undoes it."""
+        compiled = vars(owner).get(name)
         setattr(owner, name, self.wrap(getattr(owner, name), part))
-        return lambda: delattr(owner, name)
+        return lambda: delattr(owner, name) if compiled is None else setattr(owner, name, compiled)
 
     def wrap_module(self, module: nn.Module, part: str) -> Callable[[], None]:
         """Time the calls of a module, compiled or not; returns what undoes it."""
@@ -350,13 +356,14 @@ def plain_loop(runner: Runner, args: argparse.Namespace) -> Callable[[int], None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     scaler = torch.amp.GradScaler(args.device.type, enabled=args.precision == 'fp16')
     batch = next(iter(runner.train_dataloader))
-    for name in ('backbone', 'decoder') if args.compile else ():
-        model.get_submodule(name).compile()
+    if args.compile:
+        compile_parts(model, COMPILED['qbheat'], mode=args.compile)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
 
     def advance(steps: int) -> None:
         for _ in range(steps):
+            torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(**autocast(args)):
                 data = model.data_preprocessor(batch, True)
                 loss = sum(model.loss(**data).values())
@@ -376,13 +383,14 @@ def bare_encoder(runner: Runner, args: argparse.Namespace) -> Callable[[int], No
     encoder = MODELS.build(runner.cfg.model.backbone).to(args.device).train()
     quarter = torch.randn(args.batch_size, 3, args.size // 2, args.size // 2, device=args.device)
     if args.compile:
-        encoder.compile()
+        encoder.compile(mode=args.compile)
     if args.channels_last:
         encoder.to(memory_format=torch.channels_last)
         quarter = quarter.contiguous(memory_format=torch.channels_last)
 
     def advance(steps: int) -> None:
         for _ in range(steps):
+            torch.compiler.cudagraph_mark_step_begin()
             encoder.zero_grad()
             with torch.autocast(**autocast(args)):
                 features = encoder(quarter)[-1]
@@ -643,7 +651,13 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'])
-    parser.add_argument('--compile', action='store_true', help='compile encoders and decoders')
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='default',
+        choices=['default', 'reduce-overhead', 'max-autotune'],
+        help="compile encoders, decoders and losses; 'reduce-overhead' replays CUDA graphs",
+    )
     parser.add_argument(
         '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
     )

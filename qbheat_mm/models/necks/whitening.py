@@ -21,6 +21,7 @@ class WhiteningLayer(nn.Module):
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
+        self.has_statistics = False  # known on the host: a look at the buffers would wait for the device in every step
         self.register_buffer('mean', torch.full((channels,), torch.nan))
         self.register_buffer('matrix', torch.eye(channels))
 
@@ -31,11 +32,17 @@ class WhiteningLayer(nn.Module):
         scales = (variances.clamp(min=0) + self.eps * variances[-1]).rsqrt()
         self.mean.copy_(mean)
         self.matrix.copy_(directions * scales @ directions.mT)
+        self.has_statistics = True
 
     def set_identity(self) -> None:
         """Change nothing from now on, where what comes out does not matter yet."""
         self.mean.zero_()
         self.matrix.copy_(torch.eye(len(self.mean)))
+        self.has_statistics = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.has_statistics = not self.mean.isnan().any()
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, C) or (N, C, H, W), whitened.
@@ -43,7 +50,7 @@ class WhiteningLayer(nn.Module):
         Raises:
             RuntimeError: If there are no statistics yet.
         """
-        if self.mean.isnan().any():
+        if not self.has_statistics:
             raise RuntimeError(
                 "Whitening has no statistics. Add default_hooks=dict(whitening=dict(type='WhiteningHook')) to the "
                 'config, which collects them before training, or load a checkpoint that contains them.'

@@ -90,3 +90,11 @@ def test_without_statistics_it_says_so_and_a_checkpoint_brings_them():
     fresh.load_state_dict(source.state_dict())
     torch.testing.assert_close(fresh((features,)), source((features,)))
     assert not list(fresh.parameters())
+
+
+def test_no_step_waits_for_the_device():
+    """The host reads nothing, so nothing breaks a compiled graph either."""
+    features = skewed(40, 5, 7)
+    layer = fitted(features)
+    compiled = torch.compile(layer, fullgraph=True, backend='eager')
+    torch.testing.assert_close(compiled((features,)), layer((features,)))
