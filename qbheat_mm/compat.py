@@ -46,39 +46,43 @@ def check_packages() -> None:
             raise ImportError(f'{name} refuses the versions installed here: {error} {HOW_TO_INSTALL}') from error
 
 
-class _MissingOps(ModuleType):
-    """Placeholder for ``mmcv._ext``; each of its ops raises when called."""
+class _Ops(ModuleType):
+    """Stand-in for ``mmcv._ext``: the ops of :mod:`qbheat_mm.mmcv_ops`; any other one raises when called."""
 
     def __getattr__(self, name: str):
         if name.startswith('__'):
             raise AttributeError(name)
+        from . import mmcv_ops
+
+        if name in mmcv_ops.__all__:
+            return getattr(mmcv_ops, name)
 
         def missing_op(*args, **kwargs) -> NoReturn:
             raise RuntimeError(
-                f'The op "{name}" needs the compiled ops of mmcv, which are not installed here. Nothing in qbheat_mm '
-                f'calls it, so another part of the config does. Remedy: {BUILD_MMCV_OPS}.'
+                f'The op "{name}" needs the compiled ops of mmcv, which are not installed here, and has no '
+                f'counterpart in torchvision. Remedy: {BUILD_MMCV_OPS}.'
             )
 
         return missing_op
 
 
 def provide_mmcv_ops() -> None:
-    """Make ``import mmdet.models`` work without mmcv's compiled ops; compiled ops are left alone.
+    """Make ``mmcv.ops`` work without mmcv's compiled ops, as far as detectors need it; compiled ops are left alone.
 
-    mmdet imports ``mmcv.ops`` everywhere, which loads the extension; the DETR family needs none of it (mmcv-lite
-    2.1.0, onedl-mmcv 2.3.6; open-mmlab/mmcv#3319).
+    mmdet imports ``mmcv.ops`` everywhere, which loads the extension (mmcv-lite 2.1.0, onedl-mmcv 2.3.6;
+    open-mmlab/mmcv#3319).
     """
     if 'mmcv._ext' in sys.modules or find_spec('mmcv._ext') is not None:
         return
-    placeholder = _MissingOps('mmcv._ext')
-    placeholder.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine calls find_spec on the name
-    sys.modules['mmcv._ext'] = placeholder
+    stand_in = _Ops('mmcv._ext')
+    stand_in.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine calls find_spec on the name
+    sys.modules['mmcv._ext'] = stand_in
 
 
 def has_compiled_ops() -> bool:
-    """Whether mmcv's extension is installed, not the placeholder."""
+    """Whether mmcv's extension is installed, not the stand-in."""
     provide_mmcv_ops()
-    return not isinstance(sys.modules.get('mmcv._ext'), _MissingOps)
+    return not isinstance(sys.modules.get('mmcv._ext'), _Ops)
 
 
 def use_pytorch_deformable_attention() -> bool:
@@ -194,7 +198,7 @@ def applied_patches() -> list[str]:
 
     patches = []
     if not has_compiled_ops():
-        patches.append('a placeholder for the compiled ops of mmcv, and deformable attention in plain PyTorch')
+        patches.append('ops of mmcv through torchvision, and deformable attention in plain PyTorch')
     if find_spec('transformers') is not None and not dependency.WITH_MULTIMODAL:
         patches.append("mmpretrain's multimodal models are disabled")
     if hasattr(mmcv.adjust_hue, '__wrapped__'):

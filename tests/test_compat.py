@@ -45,7 +45,7 @@ def test_import_does_without_mmdet():
     assert last_line(code, fails=False) == 'fine'
 
 
-def test_everything_imports_without_compiled_ops_and_a_missing_op_says_so():
+def test_without_compiled_ops_detectors_run_and_a_missing_op_says_so():
     message = last_line("""
         import importlib.machinery, sys
 
@@ -59,13 +59,15 @@ def test_everything_imports_without_compiled_ops_and_a_missing_op_says_so():
         sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
         import qbheat_mm, mmdet.models, torch
         from importlib.util import find_spec
-        from mmcv.ops import nms
+        from mmcv.ops import nms, nms_rotated
         from qbheat_mm import compat
         assert find_spec('mmcv._ext') is not None
         assert not compat.has_compiled_ops()
-        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        boxes, scores = torch.tensor([[0., 0, 4, 4], [0, 0, 4, 5]]), torch.tensor([0.5, 0.25])
+        assert nms(boxes, scores, 0.5)[1].tolist() == [0]
+        nms_rotated(torch.zeros(1, 5), torch.zeros(1), 0.5)
     """)
-    assert message.startswith('RuntimeError: The op "nms" needs the compiled ops of mmcv')
+    assert message.startswith('RuntimeError: The op "nms_rotated" needs the compiled ops of mmcv')
     assert 'Remedy' in message
 
 

@@ -138,8 +138,13 @@ def describe_patches() -> list[str]:
     """Whether mmcv's ops are compiled, and the patches of :mod:`qbheat_mm.compat`."""
     from qbheat_mm import compat
 
-    ops = 'compiled' if compat.has_compiled_ops() else 'not compiled; a placeholder suffices for this project'
-    return [f'ops of mmcv: {ops}', f'patches in force: {"; ".join(compat.applied_patches()) or "none"}']
+    lines = [f'ops of mmcv: {"compiled" if compat.has_compiled_ops() else "not compiled"}']
+    if not compat.has_compiled_ops():
+        from qbheat_mm.mmcv_ops import FAMILIES
+
+        lines += [f'  through {library}, on CPU and GPU: {", ".join(names)}' for library, names in FAMILIES.items()]
+        lines.append('  every other one raises an error that names the remedy')
+    return [*lines, f'patches in force: {"; ".join(compat.applied_patches()) or "none"}']
 
 
 def main() -> None:
