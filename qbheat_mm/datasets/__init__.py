@@ -1,5 +1,6 @@
 from .feature_dataset import FeatureDataset
 from .image_folder import ImageFolderDataset
+from .packed import PackedImageDataset
 from .transforms import LoadImage, LoadReducedRandomResizedCrop, QuarterMask, TorchRandomResizedCrop
 
 __all__ = [
@@ -7,6 +8,7 @@ __all__ = [
     'ImageFolderDataset',
     'LoadImage',
     'LoadReducedRandomResizedCrop',
+    'PackedImageDataset',
     'QuarterMask',
     'TorchRandomResizedCrop',
 ]

@@ -15,6 +15,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..checkpoint import guard_init_cfg
+from ..datasets import PackedImageDataset
 from ..datasets.feature_dataset import ensure_features
 from ..evaluation.functional.features import extract_features
 
@@ -130,10 +131,16 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def hash_images(dataset: BaseDataset) -> str:
-    """A hash of the images' paths, labels, sizes and modification times."""
+    """A hash of the images' paths, labels, sizes and modification times; of packed ones, of their checksums."""
     digest = hashlib.sha256()
+    packed = isinstance(dataset, PackedImageDataset)
+    if packed:
+        digest.update(dataset.pack.digest.encode())
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
+        if packed:
+            digest.update(repr((info['img_path'], info.get('gt_label'))).encode())
+            continue
         stat = Path(info['img_path']).stat()
         digest.update(repr((info['img_path'], info.get('gt_label'), stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()

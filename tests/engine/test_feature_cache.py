@@ -11,9 +11,10 @@ from helpers.probes import probe
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from qbheat_mm.datasets import FeatureDataset
+from qbheat_mm.datasets import FeatureDataset, PackedImageDataset
 from qbheat_mm.datasets.feature_dataset import write_features
-from qbheat_mm.engine.feature_cache import cache_features
+from qbheat_mm.datasets.packing import pack_images
+from qbheat_mm.engine.feature_cache import cache_features, hash_images
 
 
 def config(data: Path) -> Config:
@@ -137,3 +138,12 @@ def test_features_that_would_change_from_epoch_to_epoch_are_refused(probe_data, 
     with pytest.raises(ValueError, match=message):
         cache_features(cfg, probe_data / 'cache')
     assert not (probe_data / 'cache').exists()
+
+
+def test_packed_images_are_hashed_by_their_checksums(image_folder, tmp_path):
+    hashes = []
+    for size in (None, 32, None):
+        pack_images(image_folder, tmp_path / 'pack', size)
+        hashes.append(hash_images(PackedImageDataset(data_root=str(tmp_path / 'pack'))))
+        shutil.rmtree(tmp_path / 'pack')
+    assert hashes[0] == hashes[2] != hashes[1]

@@ -50,7 +50,8 @@ class TorchRandomResizedCrop(RandomResizedCrop):
 
     def _resize(self, results: dict, crop: np.ndarray) -> dict:
         reversed_channels = crop.strides[-1] < 0  # BGR as a view of RGB, which torch cannot take
-        planes = torch.from_numpy(crop[..., ::-1] if reversed_channels else crop)
+        array = crop[..., ::-1] if reversed_channels else crop
+        planes = torch.from_numpy(np.require(array, requirements='W'))  # a copy of packed images, which are read-only
         planes = planes.permute(2, 0, 1) if planes.ndim == 3 else planes[None]
         planes = F.interpolate(planes[None], size=tuple(self.scale), mode=self.interpolation, antialias=True)[0]
         resized = (planes.permute(1, 2, 0) if crop.ndim == 3 else planes[0]).numpy()

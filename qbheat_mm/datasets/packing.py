@@ -1,0 +1,211 @@
+"""Making of packs, see ``packed``: resumable, complete or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from itertools import islice
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from mmengine import ProgressBar
+from mmpretrain.datasets.custom import find_folders
+from PIL import Image
+
+from .image_folder import ImageFolderDataset
+from .packed import HEADER, INDEX, MAGIC, PIXELS, VERSION, Pack, PackError, make_header, partial_folder
+from .transforms.loading import decode_image
+
+JOURNAL = 'journal.jsonl'  # of an unfinished pack: the task, and a line for each image that is done
+CHUNK = 32  # images per worker between two entries
+
+
+def pack_images(source: str | Path, out: str | Path, size: int | None = None, workers: int = 1) -> Pack:
+    """Pack the images of a folder, or continue where the same call was interrupted.
+
+    Everything is written beside ``out`` and renamed at the end.
+
+    Args:
+        source: Class folders, or any tree of images.
+        out: The folder to make.
+        size: Shorter side in pixels to which larger images are reduced; None keeps their sizes.
+        workers: Threads that decode.
+
+    Raises:
+        FileExistsError: If ``out`` exists.
+        PackError: If no image can be read, another process writes the same pack, or the disk is full: then nothing of
+            it is left.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists():
+        raise FileExistsError(f'"{out}" exists already; name another folder, or remove it.')
+    names = list_names(source)
+    check_space(source, names, out, size)
+    partial = partial_folder(out)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        with (partial / JOURNAL).open('a+b') as journal:
+            _lock(journal)
+            records = _write_pixels(source, names, partial, journal, size, workers)
+            _write_index(source, names, partial, records)
+            (partial / JOURNAL).unlink()
+            partial.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        raise PackError(
+            f'"{out}" cannot be written ({error.strerror}); nothing of it was left. Free disk space, name another '
+            'disk, or pack smaller images (--size).'
+        ) from error
+    return Pack(out)
+
+
+def list_names(source: Path) -> list[str]:
+    """The images below a folder as ImageFolderDataset lists them, by their path relative to it."""
+    listed = ImageFolderDataset(data_root=str(source), with_label=False, pipeline=[])
+    return [os.path.relpath(listed.get_data_info(i)['img_path'], source) for i in range(len(listed))]
+
+
+def check_space(source: Path, names: Sequence[str], out: Path, size: int | None, sample: int = 64) -> None:
+    """Refuse beforehand what does not fit the disk, judged by the sizes of some images.
+
+    Raises:
+        PackError: With what is needed and what is free.
+    """
+    sizes = []
+    for name in names[:: max(len(names) // sample, 1)]:
+        try:
+            with Image.open(source / name) as image:
+                sizes.append(3 * np.prod(_packed_size(image.size, size)))
+        except Exception:  # Pillow's are of many types; the file is named when it is packed
+            continue
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    done = partial_folder(out) / PIXELS
+    free = shutil.disk_usage(folder).free + (done.stat().st_size if done.is_file() else 0)
+    needed = np.mean(sizes or [0]) * len(names)
+    if needed > free:
+        raise PackError(
+            f'"{out}" would take about {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free disk space, name '
+            'another disk, or pack smaller images (--size).'
+        )
+
+
+def _lock(journal: BinaryIO) -> None:
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PackError(f'Another process writes to "{Path(journal.name).parent}".') from None
+
+
+def _write_pixels(
+    source: Path, names: list[str], partial: Path, journal: BinaryIO, size: int | None, workers: int
+) -> list[dict]:
+    """Append the pixels of the images that the journal lacks; returns a record of every image."""
+    task = dict(version=VERSION, size=size, names=hashlib.sha256(json.dumps(names).encode()).hexdigest())
+    with (partial / PIXELS).open('ab') as pixels, ThreadPool(workers) as pool:
+        records = _read_journal(journal, task, pixels.tell())
+        pixels.truncate(_end(records))  # extends a new file by an empty header
+        pixels.seek(0, os.SEEK_END)
+        todo = iter(names[len(records) :])
+        bar = ProgressBar(len(names) - len(records))
+        while chunk := list(islice(todo, CHUNK * workers)):
+            images = pool.map(lambda name: _read_image(source / name, size), chunk)
+            new = [_record(image) for image in images]
+            for image in images:
+                if not isinstance(image, str):
+                    pixels.write(image)
+            _sync(pixels)  # first: the journal names only what is on the disk
+            _write_lines(journal, new)
+            records += new
+            bar.update(len(chunk))
+    print()
+    return records
+
+
+def _read_journal(journal: BinaryIO, task: dict, size: int) -> list[dict]:
+    """The records of the same task that was interrupted, without a line cut off in its middle; otherwise start one."""
+    journal.seek(0)
+    lines = [line for line in journal if line.endswith(b'\n')]
+    stored, *records = map(json.loads, lines or [b'null'])
+    if stored == task and _end(records) <= size:
+        journal.truncate(sum(map(len, lines)))
+        return records
+    journal.truncate(0)
+    _write_lines(journal, [task])
+    return []
+
+
+def _record(image: np.ndarray | str) -> dict:
+    if isinstance(image, str):
+        return dict(error=image)
+    return dict(shape=image.shape[:2], checksum=zlib.crc32(image))
+
+
+def _end(records: list[dict]) -> int:
+    """The size of the file that holds these images."""
+    return HEADER + sum(3 * record['shape'][0] * record['shape'][1] for record in records if 'shape' in record)
+
+
+def _write_lines(file: BinaryIO, records: list[dict]) -> None:
+    file.write(b''.join(json.dumps(record).encode() + b'\n' for record in records))
+    _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_index(source: Path, names: list[str], partial: Path, records: list[dict]) -> None:
+    """Write the index, and its hash into the header of the pixels."""
+    read = [(name, record) for name, record in zip(names, records) if 'shape' in record]
+    unreadable = {name: record['error'] for name, record in zip(names, records) if 'error' in record}
+    if not read:
+        shutil.rmtree(partial)
+        raise PackError(f'None of {len(names)} images in "{source}" can be read; of the first: {records[0]["error"]}.')
+    classes = find_folders(str(source))[0]  # CustomDataset's; images beside them have no class
+    number = {name: i for i, name in enumerate(classes)}
+    content = dict(
+        format=MAGIC.decode(),
+        version=VERSION,
+        channels='BGR',
+        classes=classes or None,
+        names=[name for name, _ in read],
+        labels=[number.get(Path(name).parts[0]) for name, _ in read],
+        shapes=[record['shape'] for _, record in read],
+        checksums=[record['checksum'] for _, record in read],
+        unreadable=unreadable,
+    )
+    index = json.dumps(content).encode()
+    for name, place, data in ((INDEX, 'wb', index), (PIXELS, 'r+b', make_header(index))):
+        with (partial / name).open(place) as file:
+            file.write(data)
+            _sync(file)
+
+
+def _read_image(path: Path, size: int | None) -> np.ndarray | str:
+    """The pixels (H, W, 3), or why there are none."""
+    try:
+        image = decode_image(path.read_bytes())
+        packed = _packed_size(image.shape[1::-1], size)
+        if packed != image.shape[1::-1]:
+            # Pillow's filters treat the channels alike, in whatever order.
+            image = np.asarray(Image.fromarray(image).resize(packed, Image.Resampling.LANCZOS))
+        return np.ascontiguousarray(image)
+    except Exception as error:  # Pillow raises errors of many types for malformed files
+        return f'{type(error).__name__}: {error}'
+
+
+def _packed_size(size: tuple[int, int], shorter: int | None) -> tuple[int, int]:
+    """Width and height, reduced to a shorter side."""
+    scale = (shorter or min(size)) / min(size)
+    return tuple(size) if scale >= 1 else tuple(max(shorter, round(side * scale)) for side in size)
