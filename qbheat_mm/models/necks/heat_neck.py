@@ -29,8 +29,6 @@ class HeatNeck(BaseModule):
 
     Args:
         in_channels: Channels C of the features.
-        law: ``'linear'``, the paper's z_x = A z, z_y = B z; or ``'norm_linear'``, FINOLA's z_x = A z^, z_y = B z^ with
-            z^ normalized over the channels, see :func:`qbheat_mm.heat.norm_linear_step`.
         scheme: ``'euler'``, a number of Euler sub-steps, or ``'exp'``, see :func:`qbheat_mm.heat.propagator`; or
             ``'none'``, the control without an equation: features are copied, nothing is learned. The normalized law
             has no ``'exp'``.
@@ -39,16 +37,18 @@ class HeatNeck(BaseModule):
         commute: ``'none'``; ``'penalty'``, which adds ||AB - BA||_F^2 to the losses as ``loss_commute``; or
             ``'shared_basis'``, generators that commute by construction. Commuting generators do not make steps of the
             normalized law commute, so there it is ``'none'``.
+        law: ``'linear'``, the paper's z_x = A z, z_y = B z; or ``'norm_linear'``, FINOLA's z_x = A z^, z_y = B z^ with
+            z^ normalized over the channels, see :func:`qbheat_mm.heat.norm_linear_step`.
     """
 
     @check_arguments('in_channels')
     def __init__(
         self,
         in_channels: int,
-        law: str = 'linear',
         scheme: str | int = 'euler',
         direction: str = 'signed',
         commute: str = 'none',
+        law: str = 'linear',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
