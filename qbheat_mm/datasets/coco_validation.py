@@ -230,6 +230,8 @@ def _check_image(path: Path, image: dict, kinds: dict[str, list[str]], loader: B
     height, width = loaded.shape[:2]
     if (width, height) != (image['width'], image['height']):
         rotated = f', EXIF orientation {orientation}' if orientation >= 5 else ''
+        if decoded.shape != loaded.shape:
+            rotated += f', which {type(loader).__name__} does not apply'
         kinds['size'].append(f'{name} is {width} x {height}{rotated}, not {image["width"]} x {image["height"]}')
     elif loaded.shape != decoded.shape:
         kinds['not rotated'].append(name)
