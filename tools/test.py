@@ -7,11 +7,13 @@ written in COCO's results format to <work dir>/detections.bbox.json, or --cfg-op
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import mmengine
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
 
 from qbheat_mm.checkpoint import atomic_write
 from qbheat_mm.engine.launch import add_run_arguments, build_runner, complete_config
@@ -24,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='write the metrics (.json) or, with --out-item pred, the predictions (.pkl) here')
     parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics')
     parser.add_argument('--amp', action='store_true', help='test in mixed precision')
-    parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument('--show-dir', help='draw predictions into this folder, with the sub-folders of the data')
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th image')
     return add_run_arguments(parser).parse_args()
 
@@ -43,11 +45,29 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show_dir:
+        args.show_dir = str(Path(args.show_dir).absolute())  # mmdet takes a relative one as below the work dir
         cfg.default_hooks.visualization.update(interval=args.interval)
         if cfg.get('default_scope') == 'mmdet':
             cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
         else:
             cfg.default_hooks.visualization.update(enable=True, out_dir=args.show_dir)
+
+
+def keep_folders(runner: Runner, show_dir: str) -> None:
+    """Draw images into the sub-folders of ``show_dir`` that they have in the data, since names may occur in several."""
+    dataset = runner.test_dataloader.dataset
+    parents = [os.path.dirname(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    root = os.path.commonpath(parents)
+    method = 'add_datasample' if runner.default_scope.scope_name == 'mmdet' else 'visualize_cls'
+    draw = getattr(runner.visualizer, method)
+
+    def draw_below(*args, data_sample, out_file=None, **kwargs) -> None:
+        if out_file and 'img_path' in data_sample:
+            folder = os.path.relpath(os.path.dirname(data_sample.img_path), root)
+            out_file = str(Path(show_dir, folder, os.path.basename(out_file)))
+        draw(*args, data_sample=data_sample, out_file=out_file, **kwargs)
+
+    setattr(runner.visualizer, method, draw_below)
 
 
 def main() -> None:
@@ -58,6 +78,8 @@ def main() -> None:
     complete_config(cfg, args)
     keep_detections(cfg)
     runner = build_runner(cfg)
+    if args.show_dir:
+        keep_folders(runner, args.show_dir)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

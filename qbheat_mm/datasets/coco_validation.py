@@ -22,7 +22,10 @@ from .transforms.loading import ORIENTATION, LoadImage, decode_image
 MAX_THIN, MAX_OUT_OF_BOUNDS = 0.01, 0.1
 ID, NUMBER = (int, str), (int, float)
 CLIPPED = 16  # difference of the mean value, of 255, by which an image is loaded wrongly
-MAX_VALUE = 1e12  # pixels, also for areas
+MAX_VALUE = 1e12  # pixels
+MAX_AREA = 1e10  # of the boxes that COCO AP counts
+MAX_DETECTIONS = 100  # per image and class in COCO AP
+MAX_ID = 2**53  # exact in floating point
 FIELDS = dict(  # what mmdet or pycocotools reads without checking that it exists
     images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER),
     annotations=dict(id=ID, image_id=ID, category_id=ID, bbox=list, area=NUMBER, iscrowd=int),
@@ -64,14 +67,21 @@ def _repeated(values: Iterable) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def _fits(value, kind: type | tuple) -> bool:
+    """Whether a field has the right type, and an id a value that NumPy keeps."""
+    if isinstance(value, bool):
+        return kind is int  # iscrowd
+    if kind is ID and isinstance(value, int):
+        return abs(value) < MAX_ID
+    return isinstance(value, kind) and not (kind is ID and (not value or '\0' in value))
+
+
 def _check_fields(coco: dict) -> list[str]:
     """Errors of entries that lack a field, or hold one of another type."""
     errors = []
     for section, fields in FIELDS.items():
         for name, kind in fields.items():
-            bad = [
-                i for i, e in enumerate(coco[section]) if not isinstance(e, dict) or not isinstance(e.get(name), kind)
-            ]
+            bad = [i for i, e in enumerate(coco[section]) if not isinstance(e, dict) or not _fits(e.get(name), kind)]
             errors += _finding(bad, f'{section} have no usable field "{name}", at index', len(coco[section]))
     return errors
 
@@ -81,17 +91,24 @@ def _is_usable(value) -> bool:
     return isinstance(value, NUMBER) and abs(value) < MAX_VALUE  # False for NaN
 
 
+def _is_area(value) -> bool:
+    return _is_usable(value) and value <= MAX_AREA
+
+
 def _is_box(bbox: list) -> bool:
-    return len(bbox) == 4 and all(map(_is_usable, bbox)) and min(bbox[2:]) >= 0
+    return len(bbox) == 4 and all(map(_is_usable, bbox)) and min(bbox[2:]) >= 0 and _is_area(bbox[2] * bbox[3])
 
 
 def _check_values(coco: dict) -> list[str]:
     """Errors of sizes and boxes."""
     sizes = [(image['file_name'], (image['width'], image['height'])) for image in coco['images']]
     bad_sizes = [name for name, size in sizes if not all(_is_usable(side) and side > 0 for side in size)]
-    bad_boxes = [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and _is_usable(a['area']))]
-    return _finding(bad_sizes, 'images have a width or height that is not positive') + _finding(
-        bad_boxes, 'annotations have no bbox of x, y, width, height, or no number as area; ids'
+    bad_boxes = [a['id'] for a in coco['annotations'] if not (_is_box(a['bbox']) and _is_area(a['area']))]
+    bad_crowds = [a['id'] for a in coco['annotations'] if a['iscrowd'] not in (0, 1)]
+    return (
+        _finding(bad_sizes, 'images have a width or height that is not positive')
+        + _finding(bad_boxes, f'annotations have no bbox of x, y, width, height, or no area up to {MAX_AREA:g}; ids')
+        + _finding(bad_crowds, 'annotations have an iscrowd other than 0 and 1; ids')
     )
 
 
@@ -102,8 +119,12 @@ def _check_ids(coco: dict, report: Report) -> None:
         known = {entry['id'] for entry in coco[section]}
         unknown = (f'{a[key]} (annotation {a["id"]})' for a in coco['annotations'] if a[key] not in known)
         report.errors += _finding(unknown, f'annotations name an unknown {key}')
-    if any(a['id'] == 0 for a in coco['annotations']):
-        report.warnings.append('an annotation has the id 0, whose match pycocotools ignores; count from 1')
+        kinds = {type(entry['id']).__name__ for entry in coco[section]}
+        if len(kinds) > 1:  # pycocotools sorts them
+            report.errors.append(f'ids of {section} are of mixed kinds, {" and ".join(sorted(kinds))}: renumber them')
+    # pycocotools stores the annotation id as the match of a detection, in floating point, where 0 means no match.
+    unusable = (a['id'] for a in coco['annotations'] if not isinstance(a['id'], int) or a['id'] == 0)
+    report.errors += _finding(unusable, 'ids of annotations are text or 0; number them from 1, in whole numbers')
     repeated = _repeated(image['file_name'] for image in coco['images'])
     report.warnings += _finding(repeated, 'images are listed more than once')
 
@@ -142,13 +163,15 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
     for annotation in used:
         image = images[annotation['image_id']]
         x, y, w, h = annotation['bbox']
+        if annotation.get('ignore'):
+            kinds['ignored'].append(image['file_name'])
         if min(w, h) < 1 or annotation['area'] <= 0:
             kind = 'thin'
         elif x >= image['width'] or y >= image['height'] or x + w <= 0 or y + h <= 0:
             kind = 'outside'
         else:
             kind = 'crowd' if annotation['iscrowd'] else 'good'
-            if kind == 'good':
+            if kind == 'good' and not annotation.get('ignore'):
                 trained.add(annotation['category_id'])
             if max(-x, -y, x + w - image['width'], y + h - image['height']) > 1:
                 kinds['out of bounds'].append(image['file_name'])
@@ -162,6 +185,12 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
     if not trained:
         report.errors.append(f'no annotation to train on among {len(coco["annotations"])} in the file')
     for kind, texts, text in (
+        (
+            'ignored',
+            report.errors,
+            'have "ignore" set: mmdet leaves them out of training, but pycocotools counts them as missed; set iscrowd '
+            'to 1 to ignore them in both, or remove "ignore"',
+        ),
         ('outside', report.errors, 'lie outside their image (they must be in its pixels)'),
         ('thin', level('thin', MAX_THIN), 'are empty or thinner than a pixel: not trained on, but counted by COCO AP'),
         (
@@ -173,6 +202,11 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
         ('crowd', report.notes, 'are crowds: ignored in training and evaluation'),
     ):
         texts += _finding(kinds[kind], f'boxes {text}', len(used))
+    crowded = Counter((a['image_id'], a['category_id']) for a in used)
+    many = [images[image]['file_name'] for (image, _), count in crowded.items() if count > MAX_DETECTIONS]
+    report.warnings += _finding(
+        many, f'times an image has more than {MAX_DETECTIONS} boxes of a class; AP counts so many'
+    )
     annotated = {annotation['image_id'] for annotation in used}
     empty = [image['file_name'] for image in coco['images'] if image['id'] not in annotated]
     report.notes += _finding(empty, 'images have no boxes', len(images))
@@ -196,6 +230,8 @@ def _check_image(path: Path, image: dict, kinds: dict[str, list[str]], loader: B
     height, width = loaded.shape[:2]
     if (width, height) != (image['width'], image['height']):
         rotated = f', EXIF orientation {orientation}' if orientation >= 5 else ''
+        if decoded.shape != loaded.shape:
+            rotated += f', which {type(loader).__name__} does not apply'
         kinds['size'].append(f'{name} is {width} x {height}{rotated}, not {image["width"]} x {image["height"]}')
     elif loaded.shape != decoded.shape:
         kinds['not rotated'].append(name)

@@ -70,6 +70,23 @@ def set_box(*box):
         (set_box(5, 5, 10, 0), '1 of 8 boxes are empty or thinner than a pixel'),
         (set_box(60, 30, 80, 60), '1 of 8 boxes exceed their image'),
         (set_field('annotations', 'id', 2), '1 ids of annotations repeat: 2'),
+        (set_field('annotations', 'id', 0), '1 ids of annotations are text or 0; number them from 1'),
+        (set_field('annotations', 'id', '1'), '1 ids of annotations are text or 0'),
+        (set_field('annotations', 'id', True), '1 of 8 annotations have no usable field "id"'),
+        (set_field('annotations', 'id', 2**60), '1 of 8 annotations have no usable field "id"'),
+        (
+            lambda content: [a.update(id=f'{a["id"]:x}-b') for a in content['annotations']],
+            '8 ids of annotations are text',
+        ),
+        (set_field('images', 'id', 'first'), 'ids of images are of mixed kinds, int and str: renumber them'),
+        (set_field('categories', 'id', 'cat'), 'ids of categories are of mixed kinds, int and str'),
+        (set_field('images', 'id', 'a\0'), '1 of 4 images have no usable field "id"'),
+        (set_field('images', 'width', True), '1 of 4 images have no usable field "width"'),
+        (set_field('annotations', 'iscrowd', 256), '1 annotations have an iscrowd other than 0 and 1; ids: 1'),
+        (set_field('annotations', 'area', 2e10), 'no area up to 1e+10; ids: 1'),
+        (set_field('annotations', 'ignore', 1), '1 of 8 boxes have "ignore" set: mmdet leaves'),
+        (lambda content: [a.update(ignore=1) for a in content['annotations']], '8 of 8 boxes have "ignore" set'),
+        (lambda content: [a.update(ignore=1) for a in content['annotations']], 'no annotation to train on'),
         (set_field('images', 'id', 101), '1 ids of images repeat: 101'),
         (set_field('categories', 'id', 7), '1 ids of categories repeat: 7'),
         (set_field('categories', 'name', 'dog'), 'category names repeat: dog'),
@@ -168,12 +185,13 @@ def test_unusual_images(make_coco):
     assert check_coco(ann_file, img_dir, sample=0) == Report()
 
 
-def test_id_zero_and_an_image_listed_twice_are_warned_of(check):
+def test_an_image_listed_twice_and_many_boxes_are_warned_of(check):
     def change(content):
-        content['annotations'][0]['id'] = 0
+        first = content['annotations'][0]
+        content['annotations'] += [dict(first, id=i) for i in range(1000, 1100)]
         content['images'][1]['file_name'] = 'train_0.png'
 
     report = check(change)
     assert report.errors == []
-    assert 'id 0' in report.warnings[0]
-    assert 'more than once: train_0.png' in report.warnings[1]
+    assert 'more than once: train_0.png' in report.warnings[0]
+    assert '1 times an image has more than 100 boxes of a class' in report.warnings[1]

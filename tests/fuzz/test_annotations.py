@@ -10,15 +10,18 @@ import torch
 from helpers.coco import coco_content, detection_pipeline
 from helpers.fuzzing import FUZZ
 from helpers.models import write_images
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
+from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 from qbheat_mm.datasets.coco import AnnotationError, read_classes
 from qbheat_mm.datasets.coco_validation import check_coco
 
 pytest.importorskip('mmdet')
 from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
 
 pytestmark = pytest.mark.fuzz
 
@@ -112,6 +115,82 @@ def test_coco_annotations_load_or_are_reported(images, content, classes):
             assert torch.isfinite(instances.bboxes.tensor).all()
             assert (instances.labels >= 0).all()
             assert (instances.labels < len(metainfo['classes'])).all()
+
+
+NUMBERS = st.sampled_from([0, 1, -1, 2, 7, 2**31, 2**53 - 1, 2**53, 2**64, 10**400])
+TEXTS = st.sampled_from(['', '0', '1', 'a', 'a\0', 'ü', 'x' * 40, '5f3e1c2a-0000'])
+ODD = st.sampled_from([True, False, 1.0, 0.5, None, [1]])
+
+
+def ids(count: int) -> st.SearchStrategy[list]:
+    """Ids of one kind, or mixed."""
+    kinds = st.sampled_from(
+        [NUMBERS, st.integers(1, 30), st.integers(1, 30), TEXTS, TEXTS, st.one_of(NUMBERS, TEXTS, ODD)]
+    )
+    return kinds.flatmap(lambda kind: st.lists(kind, min_size=count, max_size=count, unique_by=repr))
+
+
+@st.composite
+def coco_contents(draw) -> dict:
+    """Sound images, boxes and names; ids, crowds, areas and flags of many kinds."""
+    images, categories = draw(ids(2)), draw(ids(2))
+    count = draw(st.integers(1, 6))
+    annotations = []
+    for id_ in draw(st.one_of(st.just(list(range(1, count + 1))), ids(count))):
+        x, y, w, h = (draw(st.integers(low, high)) for low, high in ((0, 30), (0, 30), (1, 34), (1, 34)))
+        annotation = dict(id=id_, bbox=[x, y, w, h], area=w * h * draw(st.sampled_from([1, 1, 0.5, 1e7])))
+        annotation.update(image_id=draw(st.sampled_from(images)), category_id=draw(st.sampled_from(categories)))
+        annotation['iscrowd'] = draw(st.sampled_from([0, 0, 0, 0, 1, False, True, 2, 256]))
+        if draw(st.integers(0, 9)) == 0:
+            annotation['ignore'] = draw(st.sampled_from([0, 1, True]))
+        annotations.append(annotation)
+    return dict(
+        images=[dict(id=id_, file_name=f'{i:03d}.jpg', width=64, height=64) for i, id_ in enumerate(images)],
+        categories=[dict(id=id_, name=name) for id_, name in zip(categories, ('cat', 'dog'))],
+        annotations=annotations,
+    )
+
+
+def perfect_ap(ann_file: Path, classes: tuple[str, ...], metric: str) -> float:
+    """The AP of what mmdet's dataset holds as the truth."""
+    dataset = DATASETS.build(
+        dict(
+            type='CocoDataset',
+            ann_file=str(ann_file),
+            data_prefix=dict(img=''),
+            metainfo=dict(classes=classes),
+            test_mode=True,
+            pipeline=[],
+        )
+    )
+    evaluator = Evaluator([dict(type=metric, ann_file=str(ann_file))])
+    evaluator.dataset_meta = dataset.metainfo
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        truth = [each for each in info['instances'] if not each['ignore_flag']]
+        sample = DetDataSample(metainfo=dict(img_id=info['img_id'], ori_shape=(64, 64)))
+        sample.pred_instances = InstanceData(
+            bboxes=torch.tensor([each['bbox'] for each in truth], dtype=torch.float32).reshape(-1, 4),
+            scores=torch.ones(len(truth)),
+            labels=torch.tensor([each['bbox_label'] for each in truth], dtype=torch.long),
+        )
+        evaluator.process([sample])
+    return evaluator.evaluate(len(dataset))['coco/bbox_mAP']
+
+
+@FUZZ
+@given(content=coco_contents())
+def test_perfect_detections_have_an_ap_of_one(images, content):
+    """In every file that the check passes, with our metric and mmdet's."""
+    init_default_scope('mmdet')
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'annotations.json'
+        path.write_text(json.dumps(content))
+        report = check_coco(path, images)
+        event('refused' if report.errors else 'passed')
+        if not report.errors:
+            for metric in ('CocoBBoxMetric', 'CocoMetric'):
+                assert perfect_ap(path, ('cat', 'dog'), metric) == pytest.approx(1, abs=1e-6), metric
 
 
 VOC = """<annotation><size><width>64</width><height>64</height><depth>3</depth></size>

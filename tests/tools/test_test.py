@@ -9,9 +9,11 @@ import pytest
 import torch
 from helpers.coco import TINY_DETR
 from helpers.models import ROOT
+from helpers.probes import probe
 from helpers.runs import run, write_config
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS as CLASSIFIERS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -75,3 +77,35 @@ def test_only_our_metric_without_a_place_is_given_one(load_tool):
         cfg = Config(dict(work_dir='run', test_evaluator=evaluator))
         tool.keep_detections(cfg)
     assert cfg.test_evaluator.outfile_prefix == 'run/detections'
+
+
+@pytest.mark.slow
+def test_detections_are_drawn_where_they_are_told_to_and_none_over_another(project):
+    ann_file = project / 'annotations' / 'instances_val.json'
+    content = json.loads(ann_file.read_text())
+    expected = []
+    for i, image in enumerate(content['images']):
+        name = f'{"ab"[i % 2]}/{i // 2}.png'
+        (project / 'images' / name).parent.mkdir(exist_ok=True)
+        (project / 'images' / image['file_name']).rename(project / 'images' / name)
+        image['file_name'] = name
+        expected.append(name)
+    ann_file.write_text(json.dumps(content))
+    run_test(project, '--out', 'metrics.json', '--show-dir', 'drawn')
+    drawn = project / 'drawn'
+    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob('*.*')) == sorted(expected)
+
+
+@pytest.mark.slow
+def test_classifications_are_drawn_where_they_are_told_to_and_none_over_another(probe_data):
+    cfg = probe(probe_data, 'linear-noaug')
+    cfg.update(test_dataloader=cfg.val_dataloader, test_evaluator=cfg.val_evaluator, test_cfg={})
+    cfg.dump(probe_data / 'config.py')
+    torch.manual_seed(0)
+    init_default_scope('mmpretrain')
+    torch.save(dict(state_dict=CLASSIFIERS.build(cfg.model).state_dict()), probe_data / 'probe.pth')
+    command = (sys.executable, ROOT / 'tools' / 'test.py', 'config.py', 'probe.pth', '--work-dir', 'run')
+    run(*command, '--show-dir', 'drawn', cwd=probe_data)
+    images = sorted(str(path.relative_to(probe_data / 'val')) for path in (probe_data / 'val').rglob('*.jpg'))
+    drawn = probe_data / 'drawn'
+    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob('*.*')) == [f'{name}_0.png' for name in images]
