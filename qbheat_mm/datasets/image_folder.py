@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..arguments import check_arguments
 
 
 @DATASETS.register_module()
@@ -26,7 +29,8 @@ class ImageFolderDataset(CustomDataset):
 
     MAX_SKIPS = 1000  # unreadable images in a row before training stops
 
-    def __init__(self, *args, extensions: tuple[str, ...] = IMG_EXTENSIONS, **kwargs) -> None:
+    @check_arguments
+    def __init__(self, *args, extensions: Sequence[str] = IMG_EXTENSIONS, **kwargs) -> None:
         super().__init__(*args, extensions=extensions, **kwargs)
 
     def load_data_list(self) -> list[dict]:

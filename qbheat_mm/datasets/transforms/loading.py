@@ -11,6 +11,8 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+from ...arguments import check_arguments
+
 ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
 
 
@@ -67,6 +69,7 @@ class LoadImage(BaseTransform):
         backend_args: Of mmengine's file backends.
     """
 
+    @check_arguments
     def __init__(self, ignore_empty: bool = False, backend_args: dict | None = None) -> None:
         self.ignore_empty = ignore_empty
         self.backend_args = backend_args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ...arguments import check_arguments
+from ...arguments import Size, check_arguments
 
 CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
+Visible = Literal['corner', 'top_left', 'top_right', 'bottom_left', 'bottom_right', 'center', 'random']
 
 
 @TRANSFORMS.register_module()
@@ -38,13 +40,11 @@ class QuarterMask(BaseTransform):
             name (``'top_left'``, ...); ``'center'``; or ``'random'``, any offset in whole cells.
 
     Raises:
-        ValueError: If ``visible`` is unknown, or an image does not divide into quarters of whole cells.
+        ValueError: If an image does not divide into quarters of whole cells.
     """
 
-    @check_arguments('patch_size')
-    def __init__(self, patch_size: int = 16, visible: str = 'corner') -> None:
-        if visible not in (*CORNERS, 'corner', 'center', 'random'):
-            raise ValueError(f"QuarterMask: visible='{visible}' is not 'corner', {CORNERS}, 'center' or 'random'.")
+    @check_arguments
+    def __init__(self, patch_size: Size = 16, visible: Visible = 'corner') -> None:
         self.patch_size = patch_size
         self.visible = visible
 

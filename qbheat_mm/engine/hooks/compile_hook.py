@@ -9,6 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from ...arguments import check_arguments
+
 
 @HOOKS.register_module()
 class CompileHook(Hook):
@@ -27,6 +29,7 @@ class CompileHook(Hook):
 
     priority = 'VERY_LOW'
 
+    @check_arguments
     def __init__(self, modules: Sequence[str] = ('backbone', 'decoder'), **kwargs) -> None:
         self.modules = tuple(modules)
         self.kwargs = kwargs
