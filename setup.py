@@ -41,7 +41,7 @@ setup(
     cmdclass={'build_py': BuildWithConfigs},
     # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither is a
     # hard requirement: `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]` selects one.
-    install_requires=['pycocotools', 'safetensors'],
+    install_requires=['pycocotools', 'pydantic>=2.6', 'safetensors'],
     extras_require={
         'onedl': requirements('onedl'),
         'openmmlab': requirements('openmmlab'),

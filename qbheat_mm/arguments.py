@@ -1,71 +1,69 @@
-"""Values of a config are checked where a component is built, so that a message names the field and not a tensor."""
+"""Arguments of registered classes are checked where they are built, so that a message names the field and not a tensor.
+
+Bounds stand in the annotations, as pydantic's: ``depth: Annotated[int, Field(ge=1, le=12)]``.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
-from collections.abc import Callable, Sequence
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, validate_call
+
+STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
-def check_arguments(*positive: str) -> Callable:
-    """Decorate an ``__init__``: its arguments must be of their annotated types, numbers finite, some positive.
+def _names_type(config: dict) -> dict:
+    if not isinstance(config.get('type'), (str, type)):
+        raise ValueError('it names no type')
+    return config
 
-    Args:
-        *positive: Names of the numbers that must be larger than 0.
+
+# Upper bounds keep typing errors from allocating memory, or starting processes, until the machine stops.
+Size = Annotated[int, Field(gt=0, le=2**20)]
+Depth = Annotated[int, Field(gt=0, le=100)]
+Workers = Annotated[int, Field(ge=0, le=1000)]
+FileName = Annotated[str, Field(min_length=1)]
+Component = Annotated[dict, AfterValidator(_names_type)]  # config of a registered class
+InitConfig = Component | list[Component] | None
+
+
+def check_arguments(init: Callable) -> Callable:
+    """Decorate an ``__init__``: its arguments must be as their annotations say, numbers finite.
+
+    They are handed on as they are: pydantic would copy configs.
 
     Raises:
-        ValueError: With the component, the field and its value.
+        ValueError: With the component, the field, its value and the reason.
     """
 
-    def decorate(init: Callable) -> Callable:
-        @functools.wraps(init)
-        def checked(self, *args, **kwargs) -> None:
-            component = type(self).__name__
-            try:
-                given = inspect.signature(init).bind(self, *args, **kwargs).arguments
-            except TypeError as error:  # a field that is missing or unknown; Python names it
-                raise ValueError(f'{component}: {error}') from error
-            for name, kind in get_type_hints(init).items():
-                if name not in given:
-                    continue
-                value = given[name]
-                if not _fits(value, kind):
-                    raise ValueError(f'{component}: {name}={_show(value)} is not of type {_name(kind)}.')
-                if name in positive and isinstance(value, (int, float)) and value <= 0:
-                    raise ValueError(f'{component}: {name}={value} must be larger than 0.')
-            init(self, *args, **kwargs)
+    @validate_call(config=STRICT)
+    @functools.wraps(init)
+    def check(*args, **kwargs) -> None:
+        pass
 
-        return checked
+    @functools.wraps(init)
+    def checked(self, *args, **kwargs) -> None:
+        try:
+            check(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(f'{type(self).__name__}: {_explain(error, inspect.signature(init))}') from None
+        init(self, *args, **kwargs)
 
-    return decorate
+    return checked
 
 
-def _fits(value, kind) -> bool:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in inner)
-    if kind is Any:
-        return True
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if origin is Sequence:
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, inner[0]) for v in value)
-    return isinstance(value, origin or kind)
-
-
-def _name(kind) -> str:
-    if get_origin(kind) in (Union, UnionType):
-        return ' or '.join(map(_name, get_args(kind)))
-    if kind is NoneType:
-        return 'None'
-    return str(kind).removeprefix('collections.abc.') if get_args(kind) else kind.__name__
-
-
-def _show(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + '...'
+def _explain(error: ValidationError, signature: inspect.Signature) -> str:
+    """One line: each field with its value, and what is wrong with it."""
+    reasons: dict[str, list[str]] = {}
+    for each in error.errors(include_url=False):
+        field, *inner = each['loc']
+        field = field if isinstance(field, str) else list(signature.parameters)[field]
+        field += ''.join(f'[{key}]' for key in inner if isinstance(key, int))
+        if not each['type'].startswith('missing'):
+            value = repr(each['input'])
+            field += f'={value if len(value) <= 80 else value[:80] + "..."}'
+        reasons.setdefault(field, []).append(each['msg'].removeprefix('Value error, '))
+    return '; '.join(f'{field}: {" or ".join(each)}' for field, each in reasons.items())

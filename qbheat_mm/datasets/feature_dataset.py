@@ -15,6 +15,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..arguments import FileName, check_arguments
 from ..checkpoint import atomic_dir, refuse_existing
 
 FEATURES, LABELS, META = 'features.npy', 'labels.npy', 'meta.json'
@@ -24,7 +25,8 @@ FEATURES, LABELS, META = 'features.npy', 'labels.npy', 'meta.json'
 class FeatureDataset(Dataset):
     """Dataset of the features that :func:`write_features` wrote to ``folder``."""
 
-    def __init__(self, folder: str) -> None:
+    @check_arguments
+    def __init__(self, folder: FileName | Path) -> None:
         self.data_root = folder
         self.metainfo = json.loads((Path(folder) / META).read_text())['metainfo']
         self.features = np.load(Path(folder) / FEATURES, mmap_mode='r')  # (N, C, H, W), float16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..arguments import check_arguments
 from ..files import list_files, list_folders
 from ..text import join_names, printable
 
@@ -33,7 +35,8 @@ class ImageFolderDataset(CustomDataset):
 
     MAX_SKIPS = 1000  # unreadable images in a row before training stops
 
-    def __init__(self, *args, extensions: tuple[str, ...] = IMG_EXTENSIONS, **kwargs) -> None:
+    @check_arguments
+    def __init__(self, *args, extensions: Sequence[str] = IMG_EXTENSIONS, **kwargs) -> None:
         super().__init__(*args, extensions=extensions, **kwargs)
 
     def load_data_list(self) -> list[dict]:

@@ -15,6 +15,7 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from ..arguments import check_arguments
 from ..checkpoint import TRUST_HELP, guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from .schedules import epoch_options
@@ -121,6 +122,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         find_unused_parameters: As in PyTorch.
     """
 
+    @check_arguments
     def __init__(self, module: nn.Module, find_unused_parameters: bool = False, **kwargs) -> None:
         if any(isinstance(each, nn.SyncBatchNorm) for each in module.modules()):
             notice('SyncBatchNorm needs GPUs; using BatchNorm.')

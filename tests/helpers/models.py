@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from mmengine.registry import Registry
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from PIL import Image
@@ -44,6 +45,15 @@ def load_script(path: str) -> ModuleType:
     spec.loader.exec_module(module)
     sys.path.pop(0)
     return module
+
+
+def own_classes() -> list[type]:
+    """Every class of this project that a config can name."""
+    packages = [importlib.import_module(f'{name}.registry') for name in ('mmengine', 'mmpretrain', 'mmdet')]
+    registries = [each for package in packages for each in vars(package).values() if isinstance(each, Registry)]
+    classes = {each for registry in registries for each in registry.module_dict.values()}
+    ours = [each for each in classes if each.__module__.startswith('qbheat_mm.')]
+    return sorted(ours, key=lambda each: each.__name__)
 
 
 def write_images(folder: Path, count: int, size: int = 64, seed: int = 0, suffix: str = '.jpg') -> list[Path]:

@@ -11,6 +11,7 @@ from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
+from ...arguments import check_arguments
 from ...files import read_file
 from ...text import printable
 
@@ -94,6 +95,7 @@ class LoadImage(BaseTransform):
         backend_args: Of mmengine's file backends.
     """
 
+    @check_arguments
     def __init__(self, ignore_empty: bool = False, backend_args: dict | None = None) -> None:
         self.ignore_empty = ignore_empty
         self.backend_args = backend_args

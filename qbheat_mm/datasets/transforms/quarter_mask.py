@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
+from pydantic import Field
 from torch import Tensor
 
-from ...arguments import check_arguments
-from ...text import join_names
+from ...arguments import Size, check_arguments
 
 CORNERS = ('top_left', 'top_right', 'bottom_left', 'bottom_right')
-PLACEMENTS = (*CORNERS, 'corner', 'center', 'random')
+Placement = Literal['top_left', 'top_right', 'bottom_left', 'bottom_right', 'corner', 'center', 'random']
+PLACEMENTS = get_args(Placement)
 
 
 @TRANSFORMS.register_module()
@@ -41,20 +43,18 @@ class QuarterMask(BaseTransform):
             with equal chance per sample.
 
     Raises:
-        ValueError: If ``visible`` is unknown, or an image does not divide into quarters of whole cells.
+        ValueError: If an image does not divide into quarters of whole cells.
     """
 
-    @check_arguments('patch_size')
-    def __init__(self, patch_size: int = 16, visible: str | Sequence[str] = 'corner') -> None:
-        placements = [visible] if isinstance(visible, str) else list(visible)
-        for each in placements:
-            if each not in PLACEMENTS:
-                raise ValueError(f"QuarterMask: visible='{each}' is not one of {join_names(PLACEMENTS)}.")
-        if not placements:
-            raise ValueError('QuarterMask: visible=[] names no placement.')
+    @check_arguments
+    def __init__(
+        self,
+        patch_size: Size = 16,
+        visible: Placement | Annotated[Sequence[Placement], Field(min_length=1)] = 'corner',
+    ) -> None:
         self.patch_size = patch_size
         self.visible = visible
-        self._placements = placements
+        self._placements = [visible] if isinstance(visible, str) else list(visible)
 
     def transform(self, results: dict) -> dict:
         """Add the block's place to ``results``."""

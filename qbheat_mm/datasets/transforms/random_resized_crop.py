@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -10,8 +12,12 @@ import torch.nn.functional as F
 from mmpretrain.datasets import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
+from pydantic import Field
 
+from ...arguments import Size, check_arguments
 from .loading import decode_image, is_loaded, is_transposed, read_content
+
+Scale = Size | Annotated[Sequence[Size], Field(min_length=2, max_length=2)]
 
 
 @TRANSFORMS.register_module()
@@ -30,17 +36,10 @@ class TorchRandomResizedCrop(RandomResizedCrop):
         scale: Side of the output, or (height, width), in pixels.
         interpolation: ``'bilinear'`` or ``'bicubic'``.
         **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts``, as in mmpretrain.
-
-    Raises:
-        ValueError: If ``interpolation`` is any other.
     """
 
-    def __init__(self, scale, interpolation: str = 'bilinear', **kwargs) -> None:
-        if interpolation not in ('bilinear', 'bicubic'):
-            raise ValueError(
-                f"{type(self).__name__}: interpolation='{interpolation}' is neither 'bilinear' nor 'bicubic'; "
-                "mmpretrain's RandomResizedCrop has more."
-            )
+    @check_arguments
+    def __init__(self, scale: Scale, interpolation: Literal['bilinear', 'bicubic'] = 'bilinear', **kwargs) -> None:
         super().__init__(scale, interpolation=interpolation, backend='pillow', **kwargs)
 
     def transform(self, results: dict) -> dict:
@@ -79,7 +78,8 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
         **kwargs: As in ``TorchRandomResizedCrop``.
     """
 
-    def __init__(self, scale, ignore_empty: bool = False, backend_args: dict | None = None, **kwargs) -> None:
+    @check_arguments
+    def __init__(self, scale: Scale, ignore_empty: bool = False, backend_args: dict | None = None, **kwargs) -> None:
         super().__init__(scale, **kwargs)
         self.ignore_empty = ignore_empty
         self.backend_args = backend_args

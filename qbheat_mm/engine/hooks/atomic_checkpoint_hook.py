@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...arguments import check_arguments
 from ...checkpoint.atomic import PARTIAL
 from ...checkpoint.resume import INTERRUPTED, POINTER, write_pointer
 
@@ -27,8 +29,9 @@ class AtomicCheckpointHook(CheckpointHook):
             mmengine.
     """
 
+    @functools.wraps(CheckpointHook.__init__)
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+        check_arguments(CheckpointHook.__init__)(self, *args, **kwargs)
         self._local = '://' not in str(self.out_dir) and self.backend_args is None and self.file_client_args is None
         if self._local:
             self.backend_args = dict(backend='atomic')

@@ -6,7 +6,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
+from pydantic import PositiveInt
 
+from ...arguments import check_arguments
 from ...evaluation.functional.features import calibrate_batch_norm
 
 
@@ -21,7 +23,8 @@ class CalibrateBNHook(Hook):
         num_samples: Training samples to average over.
     """
 
-    def __init__(self, num_samples: int = 2048) -> None:
+    @check_arguments
+    def __init__(self, num_samples: PositiveInt = 2048) -> None:
         self.num_samples = num_samples
 
     def before_train(self, runner: Runner) -> None:

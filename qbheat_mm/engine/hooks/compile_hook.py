@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 from torch import nn
 
+from ...arguments import check_arguments
+
 
 @HOOKS.register_module()
 class CompileHook(Hook):
@@ -31,6 +33,7 @@ class CompileHook(Hook):
 
     priority = 'VERY_LOW'
 
+    @check_arguments
     def __init__(self, modules: Sequence[str] = ('backbone', 'neck', 'decoder', 'head.loss'), **kwargs) -> None:
         self.modules = tuple(modules)
         self.kwargs = kwargs

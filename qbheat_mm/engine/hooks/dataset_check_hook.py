@@ -6,7 +6,9 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from pydantic import NonNegativeInt
 
+from ...arguments import check_arguments
 from ...datasets.coco import AnnotationError
 from ...datasets.config_validation import check_config
 
@@ -19,7 +21,8 @@ class DatasetCheckHook(Hook):
         sample: Number of images of each dataset that are decoded; that all files exist is checked in any case.
     """
 
-    def __init__(self, sample: int = 200) -> None:
+    @check_arguments
+    def __init__(self, sample: NonNegativeInt = 200) -> None:
         self.sample = sample
 
     def before_train(self, runner: Runner) -> None:

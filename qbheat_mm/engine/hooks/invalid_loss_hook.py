@@ -11,9 +11,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.utils import get_ori_model
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ...arguments import check_arguments
 from ..runners import optim_wrappers
 
 
@@ -42,7 +44,8 @@ class InvalidLossHook(Hook):
 
     priority = 'NORMAL'  # before CheckpointHook, which is VERY_LOW
 
-    def __init__(self, interval: int = 50, max_skips: int = 20) -> None:
+    @check_arguments
+    def __init__(self, interval: PositiveInt = 50, max_skips: PositiveInt = 20) -> None:
         self.interval = interval
         self.max_skips = max_skips
         self._first: dict[str, Tensor] = {}  # what -> the first iteration at which it was not finite, or 0

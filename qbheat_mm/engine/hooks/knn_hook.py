@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from ...arguments import Component, Size, Workers, check_arguments
 from ...datasets.config_validation import check_classes
 from ...evaluation.functional.knn import collect_features, knn_accuracy
 
@@ -30,15 +33,16 @@ class KnnHook(Hook):
         num_workers: Processes that read images.
     """
 
+    @check_arguments
     def __init__(
         self,
-        bank: dict,
-        queries: dict,
-        interval: int = 10,
-        ks: Sequence[int] = (20, 200),
-        temperature: float = 0.07,
-        batch_size: int = 128,
-        num_workers: int = 2,
+        bank: Component,
+        queries: Component,
+        interval: PositiveInt = 10,
+        ks: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (20, 200),
+        temperature: PositiveFloat = 0.07,
+        batch_size: Size = 128,
+        num_workers: Workers = 2,
     ) -> None:
         self.interval = interval
         self.ks = tuple(ks)

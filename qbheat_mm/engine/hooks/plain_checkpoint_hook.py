@@ -10,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...arguments import check_arguments
 from ...checkpoint import CheckpointError, bare, guard_init_cfg
 from ...checkpoint.resume import choose_checkpoint
 
@@ -37,6 +38,7 @@ class PlainCheckpointHook(Hook):
 
     priority = 'LOWEST'  # after every hook that adds to a checkpoint
 
+    @check_arguments
     def __init__(self, trust: bool = False) -> None:
         self.trust = trust
 

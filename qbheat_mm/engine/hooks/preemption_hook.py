@@ -15,8 +15,10 @@ from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
+from pydantic import PositiveInt
 from torch.utils.data import DataLoader
 
+from ...arguments import check_arguments
 from ...checkpoint.resume import INTERRUPTED, write_pointer
 from ..runners import optim_wrappers
 
@@ -36,7 +38,8 @@ class PreemptionHook(Hook):
 
     priority = 'LOWEST'  # after the checkpoint that an epoch ends with
 
-    def __init__(self, interval: int = 10) -> None:
+    @check_arguments
+    def __init__(self, interval: PositiveInt = 10) -> None:
         self.interval = interval
         self._received = self._stopping = False
 

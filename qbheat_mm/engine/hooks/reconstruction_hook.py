@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from mmengine.dist import master_only
@@ -10,8 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
+from pydantic import Field, PositiveInt
 
+from ...arguments import check_arguments
 from ...datasets.image_folder import list_images
+from ...datasets.transforms.quarter_mask import Visible
 from ...evaluation.functional.reconstruction import reconstruct, training_size
 from ...visualization import draw_reconstructions
 
@@ -32,8 +36,13 @@ class ReconstructionHook(Hook):
         FileNotFoundError: Before training, if an image is missing or there is none.
     """
 
+    @check_arguments
     def __init__(
-        self, images: str | Sequence[str], limit: int = 8, interval: int = 10, visible: str = 'top_left'
+        self,
+        images: str | Annotated[Sequence[str], Field(min_length=1)],
+        limit: Annotated[int, Field(gt=0, le=1000)] = 8,
+        interval: PositiveInt = 10,
+        visible: Visible = 'top_left',
     ) -> None:
         self.images = images
         self.limit = limit

@@ -7,7 +7,9 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from pydantic import NonNegativeInt
 
+from ...arguments import check_arguments
 from ...datasets.image_folder import find_image_folders
 from ...text import join_names
 
@@ -20,7 +22,8 @@ class SkippedImagesHook(Hook):
         max_names: Maximum number of names.
     """
 
-    def __init__(self, max_names: int = 20) -> None:
+    @check_arguments
+    def __init__(self, max_names: NonNegativeInt = 20) -> None:
         self.max_names = max_names
         self._told = 0
 

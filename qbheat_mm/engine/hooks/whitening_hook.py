@@ -9,8 +9,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
+from pydantic import PositiveInt
 from torch.utils.data import DataLoader
 
+from ...arguments import check_arguments
 from ...evaluation.functional.features import Moments, extract_features
 from ...models.necks.whitening import WhiteningLayer
 
@@ -63,7 +65,8 @@ class WhiteningHook(Hook):
         num_samples: Training samples to compute them from.
     """
 
-    def __init__(self, num_samples: int = 2048) -> None:
+    @check_arguments
+    def __init__(self, num_samples: PositiveInt = 2048) -> None:
         self.num_samples = num_samples
 
     def before_train(self, runner: Runner) -> None:

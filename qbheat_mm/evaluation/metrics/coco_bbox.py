@@ -13,6 +13,8 @@ from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from ...arguments import FileName, check_arguments
+
 FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l') + ('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l')
 
 
@@ -32,7 +34,10 @@ class CocoBBoxMetric(CocoMetric):
         kwargs: ``collect_device``, ``prefix`` and ``backend_args`` of ``CocoMetric``.
     """
 
-    def __init__(self, ann_file: str, outfile_prefix: str | None = None, format_only: bool = False, **kwargs) -> None:
+    @check_arguments
+    def __init__(
+        self, ann_file: FileName, outfile_prefix: str | None = None, format_only: bool = False, **kwargs
+    ) -> None:
         super().__init__(ann_file=ann_file, outfile_prefix=outfile_prefix, format_only=format_only, **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
 from operator import mul
+from typing import Annotated
 
 import torch
 import torch.nn as nn
@@ -14,11 +15,12 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
+from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.compiler import is_compiling
 
-from ...arguments import check_arguments
+from ...arguments import InitConfig, check_arguments
 from ...checkpoint import load_pretrained
 
 # Every row of `blocks` is (expansion, channels, stride, second expansion). A row whose second expansion is
@@ -367,17 +369,17 @@ class MobileFormer(BaseBackbone):
         init_cfg: Initialization. ``Pretrained`` is loaded strictly and with ``weights_only=True``.
     """
 
-    @check_arguments('output_stride')
+    @check_arguments
     def __init__(
         self,
         arch: str | dict = '294m',
         out_indices: Sequence[int] = (-1,),
         output_stride: int | None = None,
         out_tokens: bool = False,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        init_cfg: InitConfig = None,
     ) -> None:
         if init_cfg is None:
             init_cfg = [
@@ -385,8 +387,6 @@ class MobileFormer(BaseBackbone):
                 dict(type='TruncNormal', layer='Linear', std=0.02),
             ]
         super().__init__(init_cfg)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'MobileFormer: drop_path_rate={drop_path_rate} is not in [0, 1).')
         settings = self._settings(arch)
         rows = settings['blocks']
         stage_of_row, strides = self._layout(rows, output_stride)

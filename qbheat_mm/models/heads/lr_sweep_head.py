@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Annotated
 
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
+
+from ...arguments import Component, check_arguments
 
 
 @MODELS.register_module()
@@ -25,10 +29,11 @@ class LRSweepHead(BaseModule):
         lrs: The learning rates, for the batch size that ``auto_scale_lr`` names.
     """
 
-    def __init__(self, head: dict, lrs: Sequence[float]) -> None:
+    @check_arguments
+    def __init__(self, head: Component, lrs: Annotated[Sequence[PositiveFloat], Field(min_length=1)]) -> None:
         super().__init__()
-        if not lrs or len(set(lrs)) < len(lrs) or min(lrs) <= 0:
-            raise ValueError(f'LRSweepHead: lrs={tuple(lrs)} must be different positive numbers.')
+        if len(set(lrs)) < len(lrs):
+            raise ValueError(f'LRSweepHead: lrs={tuple(lrs)} must be different numbers.')
         self.lrs = tuple(float(lr) for lr in lrs)
         first = MODELS.build(head)
         self.heads = nn.ModuleList([first, *(deepcopy(first) for _ in self.lrs[1:])])

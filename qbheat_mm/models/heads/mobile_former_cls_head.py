@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
+from pydantic import Field
 from torch import Tensor
+
+from ...arguments import InitConfig, Size, check_arguments
 
 
 @MODELS.register_module()
@@ -27,15 +32,16 @@ class MobileFormerClsHead(ClsHead):
         **kwargs: Of mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
     """
 
+    @check_arguments
     def __init__(
         self,
-        num_classes: int,
-        in_channels: int,
-        token_dims: int,
-        hidden_channels: int,
-        groups: int = 1,
-        dropout: float = 0.0,
-        init_cfg: dict | list[dict] | None = None,
+        num_classes: Size,
+        in_channels: Size,
+        token_dims: Size,
+        hidden_channels: Size,
+        groups: Size = 1,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        init_cfg: InitConfig = None,
         **kwargs,
     ) -> None:
         if init_cfg is None:

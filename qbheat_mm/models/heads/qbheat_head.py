@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ...arguments import check_arguments
+from ...arguments import Component, InitConfig, check_arguments
 from ..utils import normalize_patches
 
 
@@ -21,11 +21,9 @@ class QBHeatPretrainHead(BaseModule):
         init_cfg: Initialization.
     """
 
-    @check_arguments()
-    def __init__(self, loss: dict, norm_pix: bool = True, init_cfg: dict | None = None) -> None:
+    @check_arguments
+    def __init__(self, loss: Component, norm_pix: bool = True, init_cfg: InitConfig = None) -> None:
         super().__init__(init_cfg)
-        if not isinstance(loss.get('type'), (str, type)):
-            raise ValueError(f'QBHeatPretrainHead: loss={loss} names no type.')
         self.loss_module = MODELS.build(loss)
         self.norm_pix = norm_pix
 

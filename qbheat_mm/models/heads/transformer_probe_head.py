@@ -7,6 +7,7 @@ from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...arguments import Depth, InitConfig, Size, check_arguments
 from ..utils import sincos_position_embedding
 
 # A probe asks what frozen features hold. Beyond this depth it is a network of its own that learns to see.
@@ -34,15 +35,16 @@ class TransformerProbeHead(LinearClsHead):
         ValueError: If the depth makes no probe, or the width does not fit heads and positions.
     """
 
+    @check_arguments
     def __init__(
         self,
-        num_classes: int,
-        in_channels: int,
-        embed_dims: int = 256,
-        num_heads: int = 8,
+        num_classes: Size,
+        in_channels: Size,
+        embed_dims: Size = 256,
+        num_heads: Size = 8,
         depth: int = 1,
-        mlp_ratio: int = 4,
-        init_cfg: dict | list[dict] | None = None,
+        mlp_ratio: Depth = 4,
+        init_cfg: InitConfig = None,
         **kwargs,
     ) -> None:
         if not 1 <= depth <= MAX_DEPTH:

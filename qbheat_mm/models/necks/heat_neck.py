@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...arguments import check_arguments
+from ...arguments import InitConfig, Size, check_arguments
 from ...heat import CommutingGenerators, check_scheme, commutator, norm_linear_step, propagator
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -41,23 +42,17 @@ class HeatNeck(BaseModule):
             z^ normalized over the channels, see :func:`qbheat_mm.heat.norm_linear_step`.
     """
 
-    @check_arguments('in_channels')
+    @check_arguments
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Size,
         scheme: str | int = 'euler',
-        direction: str = 'signed',
-        commute: str = 'none',
-        law: str = 'linear',
-        init_cfg: dict | None = None,
+        direction: Literal['signed', 'separate'] = 'signed',
+        commute: Literal['none', 'penalty', 'shared_basis'] = 'none',
+        law: Literal['linear', 'norm_linear'] = 'linear',
+        init_cfg: InitConfig = None,
     ) -> None:
         super().__init__(init_cfg)
-        if law not in ('linear', 'norm_linear'):
-            raise ValueError(f"HeatNeck: law='{law}' is neither 'linear' nor 'norm_linear'.")
-        if direction not in ('signed', 'separate'):
-            raise ValueError(f"HeatNeck: direction='{direction}' is neither 'signed' nor 'separate'.")
-        if commute not in ('none', 'penalty', 'shared_basis'):
-            raise ValueError(f"HeatNeck: commute='{commute}' is not 'none', 'penalty' or 'shared_basis'.")
         if scheme == 'none' and (direction, commute) != ('signed', 'none'):
             raise ValueError("HeatNeck: scheme='none' learns nothing, so it takes neither direction nor commute.")
         if law == 'norm_linear' and (scheme in ('exp', 'none') or commute != 'none'):

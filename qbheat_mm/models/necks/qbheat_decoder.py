@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
@@ -9,7 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...arguments import check_arguments
+from ...arguments import Depth, InitConfig, Size, check_arguments
 from ..utils import gather_tokens, sincos_position_embedding
 
 
@@ -62,24 +64,22 @@ class QBHeatDecoder(BaseModule):
         init_cfg: Initialization.
 
     Raises:
-        ValueError: If ``mixer`` is unknown, or the width does not fit the heads and the position embedding.
+        ValueError: If the width does not fit the heads and the position embedding.
     """
 
-    @check_arguments('in_channels', 'out_channels', 'embed_dims', 'depth', 'num_heads', 'mlp_ratio')
+    @check_arguments
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        mixer: str = 'attention',
-        embed_dims: int = 96,
-        depth: int = 1,
-        num_heads: int = 3,
-        mlp_ratio: int = 4,
-        init_cfg: dict | None = None,
+        in_channels: Size,
+        out_channels: Size,
+        mixer: Literal['attention', 'local'] = 'attention',
+        embed_dims: Size = 96,
+        depth: Depth = 1,
+        num_heads: Size = 3,
+        mlp_ratio: Depth = 4,
+        init_cfg: InitConfig = None,
     ) -> None:
         super().__init__(init_cfg)
-        if mixer not in ('attention', 'local'):
-            raise ValueError(f"QBHeatDecoder: mixer='{mixer}' is neither 'attention' nor 'local'.")
         if embed_dims % 4:
             raise ValueError(f'QBHeatDecoder: embed_dims={embed_dims} must be a multiple of 4, for its positions.')
         if mixer == 'attention' and embed_dims % num_heads:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
+
+from ...arguments import Size, check_arguments
 
 
 class WhiteningLayer(nn.Module):
@@ -76,7 +80,10 @@ class Whitening(BaseModule):
             are not blown up to noise.
     """
 
-    def __init__(self, in_channels: Sequence[int], eps: float = 1e-5) -> None:
+    @check_arguments
+    def __init__(
+        self, in_channels: Annotated[Sequence[Size], Field(min_length=1)], eps: NonNegativeFloat = 1e-5
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(WhiteningLayer(channels, eps) for channels in in_channels)
 

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ...arguments import check_arguments
+from ...arguments import Component, InitConfig, Size, check_arguments
 from ...datasets.transforms.quarter_mask import check_quarters, visible_origins
 from ..utils import check_feature_map, crop_quarter, gather_patches, gather_tokens, masked_cells
 
@@ -37,17 +37,17 @@ class QBHeat(BaseSelfSupervisor):
         ValueError: If neck and decoder do not have the same channels.
     """
 
-    @check_arguments('patch_size')
+    @check_arguments
     def __init__(
         self,
-        backbone: dict,
-        neck: dict,
-        decoder: dict,
-        head: dict,
-        patch_size: int = 16,
-        target_generator: dict | None = None,
+        backbone: Component,
+        neck: Component,
+        decoder: Component,
+        head: Component,
+        patch_size: Size = 16,
+        target_generator: Component | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        init_cfg: InitConfig = None,
     ) -> None:
         super().__init__(backbone, neck, head, target_generator, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.decoder = MODELS.build(decoder)

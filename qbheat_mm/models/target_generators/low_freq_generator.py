@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
+from pydantic import Field
 from torch import Tensor
 
 from ...arguments import check_arguments
@@ -19,8 +22,8 @@ class LowFreqTargetGenerator(BaseModule):
             0.18.
     """
 
-    @check_arguments('cutoff')
-    def __init__(self, cutoff: float = 0.18) -> None:
+    @check_arguments
+    def __init__(self, cutoff: Annotated[float, Field(gt=0, le=0.5)] = 0.18) -> None:
         super().__init__()
         self.cutoff = cutoff
 

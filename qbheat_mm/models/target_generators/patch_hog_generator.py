@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.selfsup import HOGGenerator
 from mmpretrain.registry import MODELS
+from pydantic import Field
 from torch import Tensor
 
-from ...arguments import check_arguments
+from ...arguments import Size, check_arguments
+
+Window = Annotated[int, Field(gt=0, le=2**10)]  # the kernel has so many pixels squared
 
 
 @MODELS.register_module()
@@ -34,8 +38,8 @@ class PatchHOGGenerator(HOGGenerator):
         ValueError: If patches do not divide into cells.
     """
 
-    @check_arguments('patch_size', 'nbins', 'pool', 'gaussian_window')
-    def __init__(self, patch_size: int = 16, nbins: int = 9, pool: int = 8, gaussian_window: int = 16) -> None:
+    @check_arguments
+    def __init__(self, patch_size: Size = 16, nbins: Size = 9, pool: Size = 8, gaussian_window: Window = 16) -> None:
         if patch_size % pool:
             raise ValueError(f'PatchHOGGenerator: patch_size={patch_size} is not a multiple of pool={pool}.')
         super().__init__(nbins, pool, gaussian_window)
