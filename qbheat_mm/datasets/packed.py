@@ -18,6 +18,7 @@ import numpy as np
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from ..arguments import check_arguments
 from ..text import join_names
 
 PIXELS, INDEX = 'images.bin', 'index.json'
@@ -145,6 +146,7 @@ class PackedImageDataset(CustomDataset):
         **kwargs: As in mmpretrain's CustomDataset. ``ann_file`` chooses images and labels by name.
     """
 
+    @check_arguments
     def __init__(self, split: str = '', pipeline: Sequence[dict] = (), **kwargs) -> None:
         if split:
             kwargs['data_prefix'] = kwargs.get('data_prefix') or split

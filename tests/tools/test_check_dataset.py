@@ -65,7 +65,7 @@ def test_hostile_files_neither_hang_nor_crash(check, make_coco, tmp_path):
             'cv2',
             'rotated',
             1,
-            '1 of 4 sampled images have another size on loading .* is 96 x 64, EXIF orientation 6, which LoadImageFromFile does not apply, not 64 x 96',
+            'have another size on loading .* is 96 x 64, EXIF orientation 6, which LoadImageFromFile does not',
         ),
         ('pillow', 'rotated', 0, '1 of 4 sampled images are rotated by EXIF'),
         ('cv2', 'not rotated', 0, '1 of 4 sampled images are not rotated by their EXIF orientation'),

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 
 from ...arguments import check_arguments
 from ...datasets.image_folder import list_images
-from ...datasets.transforms.quarter_mask import Visible
+from ...datasets.transforms.quarter_mask import Placement
 from ...evaluation.functional.reconstruction import reconstruct, training_size
 from ...visualization import draw_reconstructions
 
@@ -42,7 +42,7 @@ class ReconstructionHook(Hook):
         images: str | Annotated[Sequence[str], Field(min_length=1)],
         limit: Annotated[int, Field(gt=0, le=1000)] = 8,
         interval: PositiveInt = 10,
-        visible: Visible = 'top_left',
+        visible: Placement = 'top_left',
     ) -> None:
         self.images = images
         self.limit = limit

@@ -62,9 +62,7 @@ def test_of_several_placements_each_is_drawn_equally_often():
 
 @pytest.mark.parametrize('visible', ['middle', ['corner', 'middle'], []])
 def test_unknown_placement_is_refused(visible):
-    with pytest.raises(
-        ValueError, match=r"visible=('middle' is not one of top_left, .*random|\[\] names no placement)"
-    ):
+    with pytest.raises(ValueError, match='QuarterMask: visible'):
         QuarterMask(visible=visible)
 
 
