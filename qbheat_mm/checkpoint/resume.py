@@ -7,10 +7,13 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
+from torch.optim import Optimizer
 
+from ..text import join_names
 from .atomic import atomic_write, damage
 from .loading import CheckpointError, bare, guard
 
+WEIGHTS_ALONE = 'To start from its weights alone: --cfg-options load_from=FILE, without --resume.'
 POINTER = 'last_checkpoint'  # mmengine's name of the file that names the checkpoint to resume from
 INTERRUPTED = 'interrupted.pth'  # written after SIGTERM
 OWN = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
@@ -44,6 +47,50 @@ def choose_checkpoint(load_from: str | None, resume: bool, work_dir: str | Path,
         remedy = f'Resume from "{complete}".' if complete else f'There is no complete one in "{work_dir}".'
         raise CheckpointError(f'The checkpoint "{bare(load_from)}" is damaged ({reason}). {remedy}')
     return guard(load_from, trust) if load_from else None
+
+
+def check_resumable(checkpoint: dict, path: str) -> None:
+    """Check that a checkpoint has all that a run resumes from.
+
+    Raises:
+        CheckpointError: With what it lacks.
+    """
+    parts = ('state_dict', 'optimizer', 'message_hub', 'meta')
+    missing = [key for key in parts if not isinstance(checkpoint.get(key), dict)]
+    if 'meta' not in missing:
+        missing += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(key), int)]
+    if missing:
+        raise CheckpointError(f'"{path}" cannot be resumed from, it lacks {", ".join(missing)}. {WEIGHTS_ALONE}')
+
+
+def check_optimizer(state: dict, optimizer: Optimizer, path: str) -> None:
+    """Check that an optimizer can resume from the state of another.
+
+    Raises:
+        CheckpointError: With what differs: the number of groups, a group's number of parameters, or the settings, by
+            which torch tells optimizers apart.
+    """
+    groups, own = state.get('param_groups'), optimizer.param_groups
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise CheckpointError(f'"{path}" cannot be resumed from: optimizer.param_groups is no list. {WEIGHTS_ALONE}')
+    sizes = [[len(group.get('params', ())) for group in each] for each in (groups, own)]
+    problem = None
+    if sizes[0] != sizes[1]:
+        problem = f'groups of {join_names(sizes[0])} parameters, where this run has groups of {join_names(sizes[1])}'
+    for theirs, ours in zip(groups, own):
+        extra = [key for key in theirs if key not in ours and not key.startswith('initial_')]
+        absent = [key for key in ours if key not in theirs and not key.startswith('initial_')]
+        if extra and absent:  # settings that are only absent, or extra, are those of another version of torch
+            problem = f'the settings {join_names(extra)}, where {_name(optimizer)} has {join_names(absent)}'
+    if problem:
+        raise CheckpointError(
+            f'"{path}" cannot be resumed from: it is of another optimizer, with {problem}. Set optim_wrapper as it '
+            f'was. {WEIGHTS_ALONE}'
+        )
+
+
+def _name(optimizer: Optimizer) -> str:
+    return type(getattr(optimizer, 'optimizer', optimizer)).__name__
 
 
 def write_pointer(work_dir: str | Path, checkpoint: str | Path) -> None:

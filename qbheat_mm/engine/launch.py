@@ -15,7 +15,7 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import TRUST_HELP, guard_init_cfg
+from ..checkpoint import TRUST_HELP, trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from .schedules import epoch_options
 
@@ -27,6 +27,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     """Add the arguments that training and testing share, for :func:`complete_config`."""
     parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='load the weights that fit the model and name the others; without this, all must fit',
+    )
     parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
     parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
     parser.add_argument(
@@ -50,7 +55,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     adapt_to_device(cfg)
-    prepare_hooks(cfg, args.trust_checkpoint)
+    prepare_hooks(cfg, args.trust_checkpoint, args.allow_partial)
 
 
 def follow_epochs(cfg: Config, options: dict) -> dict:
@@ -132,21 +137,23 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         )
 
 
-def prepare_hooks(cfg: Config, trust: bool) -> None:
+def prepare_hooks(cfg: Config, trust: bool, partly: bool = False) -> None:
     """Guard checkpoints and schedule of any config, ours or not, and leave out the hooks that are switched off.
 
     Args:
         cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
         trust: Allow code in the checkpoints that the run reads.
+        partly: Allow weights that do not all fit.
     """
     hooks = cfg.get('default_hooks') or {}
-    cfg.default_hooks = {
-        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
-    } | dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust))
+    cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS}
+    plain = cfg.default_hooks.setdefault('plain_checkpoint', dict(type='PlainCheckpointHook'))
+    plain.update(trust=trust or plain.get('trust', False), strict=plain.get('strict', True) and not partly)
     if 'effective_batch' not in hooks:
         cfg.default_hooks.effective_batch = dict(type='EffectiveBatchHook')
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
-        guard_init_cfg(cfg.get('model'), trust)
+        if trust:
+            trust_init_cfg(cfg.get('model'))
         cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
 
 
