@@ -129,11 +129,12 @@ def _find_in_zoo(scheme: str, name: str, address: str) -> str:
     return found if '://' in found else os.path.join(mmengine_checkpoint._get_mmengine_home(), found)
 
 
-def read_checkpoint(address: str | Path) -> dict:
+def read_checkpoint(address: str | Path, mmap: bool = False) -> dict:
     """Read a checkpoint or a safetensors file without executing anything in it.
 
     Args:
         address: See above; behind ``trusted://`` code in the file may run.
+        mmap: Read the tensors of a local file when they are used.
 
     Returns:
         What the file holds.
@@ -148,7 +149,7 @@ def read_checkpoint(address: str | Path) -> dict:
         return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(PLAIN_TYPES):
-            content = torch.load(path, map_location='cpu', weights_only=not trust)
+            content = torch.load(path, map_location='cpu', weights_only=not trust, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).partition('WeightsUnpickler error: ')[2].splitlines() or ['it is not a torch file']
         raise CheckpointError(

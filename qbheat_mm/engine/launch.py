@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoint import TRUST_HELP, trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
+from ..checkpoint.work_dir import WorkDirError, claim
 from .schedules import epoch_options
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
@@ -180,6 +181,32 @@ def _set_environment_from_slurm() -> None:
         command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
         nodes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         os.environ['MASTER_ADDR'] = nodes[0]
+
+
+def claim_work_dir(cfg: Config) -> None:
+    """Lock the work dir in the main process, before mmengine's Runner writes into it.
+
+    Raises:
+        WorkDirError: If another run has it, it holds checkpoints and is not resumed, or cannot be written to.
+    """
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0' or cfg.launcher == 'none':
+        claim(cfg.work_dir, cfg.get('resume', False))
+
+
+def train(runner: Runner) -> None:
+    """Train, and say so if the work dir goes meanwhile.
+
+    Raises:
+        WorkDirError: If it was removed.
+    """
+    try:
+        runner.train()
+    except OSError as error:
+        if isinstance(error, WorkDirError) or Path(runner.log_dir).is_dir():
+            raise
+        raise WorkDirError(
+            f'The work dir "{runner.work_dir}" was removed during the training, or can no longer be reached.'
+        ) from error
 
 
 def check_batches(runner: Runner) -> None:

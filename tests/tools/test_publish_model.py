@@ -76,11 +76,8 @@ def test_what_cannot_be_published_is_named(tool, checkpoint, tmp_path, value, re
     assert not list((tmp_path).glob('out/*'))
 
 
-def test_a_raw_file_needs_trust_once(tool, checkpoint, tmp_path, capsys):
-    raw = str(tmp_path / 'raw.pth')
-    with pytest.raises(SystemExit, match='--trust-checkpoint'):
-        tool.main([raw, str(tmp_path / 'a.pth')])
-    tool.main([raw, str(tmp_path / 'a.pth'), '--whole', '--trust-checkpoint'])
+def test_a_raw_file_is_published(tool, checkpoint, tmp_path, capsys):
+    tool.main([str(tmp_path / 'raw.pth'), str(tmp_path / 'a.pth'), '--whole'])
     path = Path(capsys.readouterr().out.split(':')[0])
     assert torch.load(path, weights_only=True)['state_dict'].keys() == read_state_dict(checkpoint).keys()
 
