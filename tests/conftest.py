@@ -43,3 +43,11 @@ def image_folder(tmp_path: Path) -> Path:
 def load_tool():
     """Import a script below tools/ by its path."""
     return lambda path: load_script(f'tools/{path}')
+
+
+@pytest.fixture(scope='session')
+def images(tmp_path_factory) -> Path:
+    """A folder of eight images, which tests leave as it is."""
+    folder = tmp_path_factory.mktemp('images')
+    write_images(folder, 8)
+    return folder

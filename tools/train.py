@@ -7,7 +7,14 @@ import argparse
 from mmengine.config import Config
 
 from qbheat_mm.engine.feature_cache import cache_features
-from qbheat_mm.engine.launch import add_run_arguments, build_runner, check_batches, complete_config
+from qbheat_mm.engine.launch import (
+    add_run_arguments,
+    build_runner,
+    check_batches,
+    claim_work_dir,
+    complete_config,
+    train,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,11 +65,12 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     apply_args(cfg, args)
     complete_config(cfg, args)
+    claim_work_dir(cfg)
     if args.cache_features:
         cache_features(cfg, args.cache_features)
     runner = build_runner(cfg)
     check_batches(runner)
-    runner.train()
+    train(runner)
 
 
 if __name__ == '__main__':

@@ -1,15 +1,15 @@
 from .atomic import atomic_dir, atomic_write, refuse_existing
+from .fitting import load_pretrained, load_weights
 from .loading import (
     TRUST_HELP,
     CheckpointError,
     bare,
     guard,
-    guard_init_cfg,
-    load_pretrained,
     pick_state_dict,
     read_checkpoint,
     read_state_dict,
     select_prefix,
+    trust_init_cfg,
 )
 from .publishing import publish
 
@@ -20,12 +20,13 @@ __all__ = [
     'atomic_write',
     'bare',
     'guard',
-    'guard_init_cfg',
     'load_pretrained',
+    'load_weights',
     'pick_state_dict',
     'publish',
     'read_checkpoint',
     'read_state_dict',
     'refuse_existing',
     'select_prefix',
+    'trust_init_cfg',
 ]

@@ -1,64 +1,83 @@
-"""Safe and strict loading of weights: no code in a file is executed, and every key must fit.
+"""Safe loading of checkpoints: no code in a file is executed.
 
-An address of a checkpoint is a file, an http(s) address or a name in mmengine's model zoos (``torchvision://...``).
-Behind ``plain://`` mmengine's loaders read it with this module, so a Runner or a ``Pretrained`` initializer takes a
-guarded address, and nothing of mmengine is replaced. ``trusted://`` allows code in the file.
+An address of a checkpoint is a file, an http(s) address, a name in mmengine's model zoos (``torchvision://...``) or a
+file in another store of mmengine's. This module registers the loader of all of them, so whatever reads a checkpoint
+with mmengine while this package is imported reads it with this module: runners, ``Pretrained`` initializers, and the
+inferencers and functions of mmpretrain and mmdet. ``trusted://ADDRESS`` allows code in one file.
 """
 
 from __future__ import annotations
 
-import logging
+import io
 import os
 import pickle
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
-from mmengine.logging import print_log
+from mmengine import fileio
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..text import join_names
-
-PLAIN, TRUSTED = 'plain://', 'trusted://'
-TRUST_HELP = 'allow code in the checkpoint, which raw files of stock mmengine runs need; only for files that you trust'
+TRUSTED = 'trusted://'
+TRUST_HELP = 'allow code in the checkpoint; only for files that you trust'
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
-def guard(address: str | Path, trust: bool = False) -> str:
-    """The address with which mmengine's loaders read the file through this module.
+def _method_of_buffer(owner: type, name: str):
+    """What stands for ``getattr`` in a file: mmengine pickles the methods of its log curves by name."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError('WeightsUnpickler error: it asks for an attribute')
+    return getattr(owner, name)
 
-    Args:
-        address: Left as it is where it is guarded already.
-        trust: Allow code in the file.
-    """
+
+# The log curves and NumPy values in files of stock mmengine runs. mmengine itself allows getattr, and with it any code.
+_NUMPY = getattr(np, '_core', None) or np.core
+PLAIN_TYPES = [
+    HistoryBuffer,
+    (_method_of_buffer, 'builtins.getattr'),
+    _NUMPY.multiarray._reconstruct,
+    _NUMPY.multiarray.scalar,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ('bool', 'i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f4', 'f8')},
+]
+
+
+def guard(address: str | Path, trust: bool = False) -> str:
+    """The address with which a file is read; with ``trust``, code in it may run."""
     address = str(address)
-    return address if address.startswith((PLAIN, TRUSTED)) else (TRUSTED if trust else PLAIN) + address
+    return TRUSTED + address if trust and not address.startswith(TRUSTED) else address
 
 
 def bare(address: str | Path) -> str:
-    """The address without its guard."""
-    return str(address).removeprefix(PLAIN).removeprefix(TRUSTED)
+    """The address without the mark of trust."""
+    return str(address).removeprefix(TRUSTED)
 
 
-def guard_init_cfg(node, trust: bool = False) -> None:
-    """Guard every ``Pretrained`` checkpoint in a config, or in the ``init_cfg`` of a module; changed in place."""
+def trust_init_cfg(node) -> None:
+    """Allow code in every ``Pretrained`` checkpoint in a config, or in the ``init_cfg`` of a module; in place."""
     if isinstance(node, dict):
         if isinstance(node.get('checkpoint'), (str, Path)) and node['checkpoint']:
-            node['checkpoint'] = guard(node['checkpoint'], trust)
+            node['checkpoint'] = guard(node['checkpoint'], trust=True)
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for each in node:
-            guard_init_cfg(each, trust)
+            trust_init_cfg(each)
 
 
-def find_file(address: str) -> Path:
-    """The local file of an address; other stores are downloaded into torch's hub folder, as mmengine does.
+def find_file(address: str) -> Path | io.BytesIO:
+    """The local file of an address, or the content from another store.
+
+    What has an http address is downloaded into torch's hub folder, as mmengine does.
 
     Raises:
         CheckpointError: If there is no such file or name.
@@ -73,6 +92,13 @@ def find_file(address: str) -> Path:
         if not path.is_file():
             raise CheckpointError(f'There is no checkpoint at "{address}".')
         return path
+    if scheme.split(':')[-1] in ('s3', 'petrel'):
+        try:
+            return io.BytesIO(fileio.get(address, dict(backend='petrel')))
+        except (ImportError, OSError) as error:
+            raise CheckpointError(
+                f'"{address}" cannot be read ({error}): download the file and name it instead.'
+            ) from error
     if scheme not in ('http', 'https'):
         return find_file(_find_in_zoo(scheme, name, address))
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(address).path).name
@@ -103,11 +129,12 @@ def _find_in_zoo(scheme: str, name: str, address: str) -> str:
     return found if '://' in found else os.path.join(mmengine_checkpoint._get_mmengine_home(), found)
 
 
-def read_checkpoint(address: str | Path) -> dict:
+def read_checkpoint(address: str | Path, mmap: bool = False) -> dict:
     """Read a checkpoint or a safetensors file without executing anything in it.
 
     Args:
         address: See above; behind ``trusted://`` code in the file may run.
+        mmap: Read the tensors of a local file when they are used.
 
     Returns:
         What the file holds.
@@ -118,16 +145,16 @@ def read_checkpoint(address: str | Path) -> dict:
     trust = str(address).startswith(TRUSTED)
     address = bare(address)
     path = find_file(address)
-    if path.suffix == '.safetensors':
+    if isinstance(path, Path) and path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location='cpu', weights_only=not trust)
+        with torch.serialization.safe_globals(PLAIN_TYPES):
+            content = torch.load(path, map_location='cpu', weights_only=not trust, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).partition('WeightsUnpickler error: ')[2].splitlines() or ['it is not a torch file']
         raise CheckpointError(
             f'"{address}" is not a file of plain weights ({reason[0]}); nothing in it was executed. If you trust its '
-            'source (raw files of stock mmengine runs need it, for their HistoryBuffer), pass --trust-checkpoint, or '
-            'convert it once with tools/model_converters/publish_model.py --whole --trust-checkpoint.'
+            f'source, pass --trust-checkpoint to our tools, or name it {TRUSTED}{address} elsewhere.'
         ) from error
     except Exception as error:  # torch's reader meets broken bytes with whatever they lead to
         raise CheckpointError(
@@ -148,28 +175,30 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f'"{path}" is not a readable safetensors file: {error}') from error
 
 
-@mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes=PLAIN)
+@CheckpointLoader.register_scheme(prefixes=list(CheckpointLoader._schemes), force=True)
 def load_from_plain(filename: str, map_location=None) -> dict:
-    """The loader of mmengine for ``plain://``; weights stay on the CPU, and modules copy them to where they are.
+    """The loader of mmengine for every address; weights stay on the CPU, and modules copy them to where they are.
 
-    ``meta['config']`` is left out: it is Python, which mmengine's Runner would execute when it resumes.
+    Config text in ``meta`` is left out: it is Python, which mmengine's Runner would execute when it resumes
+    (``config``), and its inferencers when they are given no config (``cfg``).
     """
     content = read_checkpoint(filename)
-    if isinstance(content.get('meta'), dict) and content['meta'].pop('config', None) is not None:
+    meta = content.get('meta')
+    if isinstance(meta, dict) and any([meta.pop(key, None) is not None for key in ('config', 'cfg')]):
         print_log(
-            f'{bare(filename)}: the config text in it is not executed (--trust-checkpoint would execute it).',
+            f'{filename}: the config text in it is not executed ({TRUSTED}{filename} would allow it).',
             logger='current',
-            level=logging.WARNING,
         )
-    if 'mmcls://' in filename:
+    if filename.startswith('mmcls://'):
         content = mmengine_checkpoint._process_mmcls_checkpoint(content)
     return content
 
 
-@mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes=TRUSTED)
+@CheckpointLoader.register_scheme(prefixes=TRUSTED)
 def load_from_trusted(filename: str, map_location=None) -> dict:
     """The loader of mmengine for ``trusted://``."""
-    return read_checkpoint(filename)
+    content = read_checkpoint(filename)
+    return mmengine_checkpoint._process_mmcls_checkpoint(content) if '://mmcls://' in filename else content
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -187,12 +216,20 @@ def pick_state_dict(content: dict, path: str | Path) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    state_dict = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    state_dict = OrderedDict((key, value) for key, value in content.items() if isinstance(value, Tensor))
     if not state_dict:
         raise CheckpointError(
             f'"{bare(path)}" holds no weights; its fields are {", ".join(map(str, content)) or "none"}.'
         )
-    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    return _rename(state_dict, 'module.', getattr(content, '_metadata', {}))
+
+
+def _rename(state_dict: dict[str, Tensor], prefix: str, metadata: dict) -> dict[str, Tensor]:
+    """Without ``prefix``, with the versions of modules, by which they convert what older ones have saved."""
+    renamed = OrderedDict((key.removeprefix(prefix), value) for key, value in state_dict.items())
+    versions = metadata if isinstance(metadata, dict) else {}
+    renamed._metadata = {(name + '.').removeprefix(prefix).rstrip('.'): each for name, each in versions.items()}
+    return renamed
 
 
 def select_prefix(state_dict: dict[str, Tensor], prefix: str, source: str | Path) -> dict[str, Tensor]:
@@ -202,47 +239,9 @@ def select_prefix(state_dict: dict[str, Tensor], prefix: str, source: str | Path
         CheckpointError: If there are none; names the prefixes that the file has.
     """
     prefix = prefix if prefix.endswith('.') or not prefix else prefix + '.'
-    selected = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    selected = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
     if not selected:
         counts = Counter(key.split('.')[0] + '.' for key in state_dict)
         found = ', '.join(f'"{name}" ({count} entries)' for name, count in counts.items())
         raise CheckpointError(f'"{bare(source)}" has nothing under the prefix "{prefix}". Its prefixes: {found}.')
-    return selected
-
-
-def load_pretrained(module: nn.Module, checkpoint: str | Path | None, prefix: str | None = None) -> None:
-    """Load a checkpoint into ``module``; every key must fit.
-
-    Args:
-        module: Takes the weights.
-        checkpoint: The file or address.
-        prefix: Where the module's weights lie in the file, ``'backbone.'`` as a rule.
-
-    Raises:
-        CheckpointError: If a key is missing, is unexpected, or has another shape; names them.
-    """
-    name = type(module).__name__
-    if not checkpoint:
-        raise CheckpointError(
-            f'No checkpoint is named for {name}. Set init_cfg.checkpoint of it, for example '
-            '`--cfg-options model.backbone.init_cfg.checkpoint=FILE`.'
-        )
-    state_dict = select_prefix(read_state_dict(checkpoint), prefix or '', checkpoint)
-    own = module.state_dict()
-    # Files from before PyTorch 0.4.1 lack this counter, and no output depends on it.
-    missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
-    unexpected = [key for key in state_dict if key not in own]
-    shapes = [
-        f'{key} {tuple(value.shape)} where {name} has {tuple(own[key].shape)}'
-        for key, value in state_dict.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    problems = [
-        f'{kind}: {join_names(keys)}'
-        for kind, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes))
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(f'"{bare(checkpoint)}" does not fit {name}. ' + '; '.join(problems) + '.')
-    module.load_state_dict(state_dict, strict=False)
-    print_log(f'{name}: loaded all {len(state_dict)} entries of {bare(checkpoint)}', logger='current')
+    return _rename(selected, prefix, getattr(state_dict, '_metadata', {}))

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoint import guard_init_cfg
+from ..checkpoint import trust_init_cfg
 from ..datasets import PackedImageDataset
 from ..datasets.feature_dataset import ensure_features
 from ..evaluation.functional.features import extract_features
@@ -104,7 +104,8 @@ def build_frozen(cfg: dict, trust: bool = False) -> nn.Module:
     if (cfg.get('init_cfg') or {}).get('type') != 'Pretrained':
         raise ValueError('--cache-features needs a checkpoint: set model.backbone.init_cfg.')
     backbone = MODELS.build(cfg)
-    guard_init_cfg(backbone.init_cfg, trust)
+    if trust:
+        trust_init_cfg(backbone.init_cfg)
     learning = [name for name, each in backbone.named_parameters() if each.requires_grad]
     if learning:
         raise ValueError(

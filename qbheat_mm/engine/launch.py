@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..arguments import check_arguments
-from ..checkpoint import TRUST_HELP, guard_init_cfg
+from ..checkpoint import TRUST_HELP, trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
+from ..checkpoint.work_dir import WorkDirError, claim
 from .schedules import epoch_options
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
@@ -28,6 +29,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     """Add the arguments that training and testing share, for :func:`complete_config`."""
     parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
     parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='load the weights that fit the model and name the others; without this, all must fit',
+    )
     parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
     parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
     parser.add_argument(
@@ -51,7 +57,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     adapt_to_device(cfg)
-    prepare_hooks(cfg, args.trust_checkpoint)
+    prepare_hooks(cfg, args.trust_checkpoint, args.allow_partial)
 
 
 def follow_epochs(cfg: Config, options: dict) -> dict:
@@ -134,21 +140,23 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         )
 
 
-def prepare_hooks(cfg: Config, trust: bool) -> None:
+def prepare_hooks(cfg: Config, trust: bool, partly: bool = False) -> None:
     """Guard checkpoints and schedule of any config, ours or not, and leave out the hooks that are switched off.
 
     Args:
         cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
         trust: Allow code in the checkpoints that the run reads.
+        partly: Allow weights that do not all fit.
     """
     hooks = cfg.get('default_hooks') or {}
-    cfg.default_hooks = {
-        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
-    } | dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust))
+    cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS}
+    plain = cfg.default_hooks.setdefault('plain_checkpoint', dict(type='PlainCheckpointHook'))
+    plain.update(trust=trust or plain.get('trust', False), strict=plain.get('strict', True) and not partly)
     if 'effective_batch' not in hooks:
         cfg.default_hooks.effective_batch = dict(type='EffectiveBatchHook')
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
-        guard_init_cfg(cfg.get('model'), trust)
+        if trust:
+            trust_init_cfg(cfg.get('model'))
         cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
 
 
@@ -175,6 +183,32 @@ def _set_environment_from_slurm() -> None:
         command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
         nodes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         os.environ['MASTER_ADDR'] = nodes[0]
+
+
+def claim_work_dir(cfg: Config) -> None:
+    """Lock the work dir in the main process, before mmengine's Runner writes into it.
+
+    Raises:
+        WorkDirError: If another run has it, it holds checkpoints and is not resumed, or cannot be written to.
+    """
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0' or cfg.launcher == 'none':
+        claim(cfg.work_dir, cfg.get('resume', False))
+
+
+def train(runner: Runner) -> None:
+    """Train, and say so if the work dir goes meanwhile.
+
+    Raises:
+        WorkDirError: If it was removed.
+    """
+    try:
+        runner.train()
+    except OSError as error:
+        if isinstance(error, WorkDirError) or Path(runner.log_dir).is_dir():
+            raise
+        raise WorkDirError(
+            f'The work dir "{runner.work_dir}" was removed during the training, or can no longer be reached.'
+        ) from error
 
 
 def check_batches(runner: Runner) -> None:

@@ -103,9 +103,9 @@ def log_of(work_dir: Path) -> str:
     return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
 
 
-def send_sigterm() -> None:
-    """To this process."""
-    os.kill(os.getpid(), signal.SIGTERM)
+def send_sigterm(number: int = signal.SIGTERM) -> None:
+    """To this process, or another signal."""
+    os.kill(os.getpid(), number)
 
 
 class At(Hook):

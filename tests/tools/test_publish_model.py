@@ -9,7 +9,7 @@ from mmengine.logging import HistoryBuffer
 from mmpretrain.registry import MODELS
 from safetensors import safe_open
 
-from qbheat_mm.checkpoint import guard_init_cfg, read_state_dict
+from qbheat_mm.checkpoint import read_state_dict
 
 
 @pytest.fixture
@@ -37,7 +37,6 @@ def test_the_backbone_alone_loads_as_the_checkpoint_did(tool, checkpoint, tmp_pa
     assert all(key.startswith('backbone.') for key in stored)
     init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
     backbone = MODELS.build(dict(type='MobileFormer', arch=TINY_ARCH, init_cfg=init_cfg))
-    guard_init_cfg(backbone.init_cfg)
     backbone.init_weights()
     original = read_state_dict(checkpoint)
     assert all(torch.equal(value, original['backbone.' + key]) for key, value in backbone.state_dict().items())
@@ -77,11 +76,8 @@ def test_what_cannot_be_published_is_named(tool, checkpoint, tmp_path, value, re
     assert not list((tmp_path).glob('out/*'))
 
 
-def test_a_raw_file_needs_trust_once(tool, checkpoint, tmp_path, capsys):
-    raw = str(tmp_path / 'raw.pth')
-    with pytest.raises(SystemExit, match='--trust-checkpoint'):
-        tool.main([raw, str(tmp_path / 'a.pth')])
-    tool.main([raw, str(tmp_path / 'a.pth'), '--whole', '--trust-checkpoint'])
+def test_a_raw_file_is_published(tool, checkpoint, tmp_path, capsys):
+    tool.main([str(tmp_path / 'raw.pth'), str(tmp_path / 'a.pth'), '--whole'])
     path = Path(capsys.readouterr().out.split(':')[0])
     assert torch.load(path, weights_only=True)['state_dict'].keys() == read_state_dict(checkpoint).keys()
 

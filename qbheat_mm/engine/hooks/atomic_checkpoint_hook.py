@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ...arguments import check_arguments
 from ...checkpoint.atomic import PARTIAL
 from ...checkpoint.resume import INTERRUPTED, POINTER, write_pointer
+from ...checkpoint.work_dir import WorkDirError, claim, release
 
 
 @HOOKS.register_module()
@@ -22,6 +23,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     A checkpoint is written under a temporary name and renamed. An outdated one, the best included, is removed after
     the new one is complete, so there must be room for one more. A full disk stops the run and leaves the old ones.
+    One run at a time has a work dir, and none starts anew where there are checkpoints.
 
     Args:
         *args: As in mmengine's CheckpointHook.
@@ -37,12 +39,30 @@ class AtomicCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='atomic')
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare, and remove the temporary files of a run that was killed."""
+        """Claim the work dir, prepare, and remove the temporary files of a run that was killed.
+
+        Raises:
+            WorkDirError: If another run has it.
+        """
+        error = [None]
+        if dist.is_main_process():
+            try:
+                claim(runner.work_dir, runner._resume)
+            except WorkDirError as refused:
+                error = [str(refused)]
+        dist.broadcast_object_list(error)
+        if error[0]:
+            raise WorkDirError(error[0])
         super().before_train(runner)
         if self._local and dist.is_main_process():
             left = Path(self.out_dir).glob('*.pth' + PARTIAL), Path(runner.work_dir).glob(POINTER + PARTIAL)
             for partial in chain(*left):
                 partial.unlink()
+
+    def after_train(self, runner: Runner) -> None:
+        """Release the work dir."""
+        super().after_train(runner)
+        release(runner.work_dir)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write first and remove then; the parent does it the other way round."""

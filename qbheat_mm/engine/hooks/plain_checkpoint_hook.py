@@ -7,51 +7,73 @@ from pathlib import Path
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ...arguments import check_arguments
-from ...checkpoint import CheckpointError, bare, guard_init_cfg
-from ...checkpoint.resume import choose_checkpoint
+from ...checkpoint import bare, load_weights, pick_state_dict, trust_init_cfg
+from ...checkpoint.fitting import blank_frozen, check_filled
+from ...checkpoint.resume import check_optimizer, check_resumable, choose_checkpoint
+
+ON_PURPOSE = (
+    ' To load those that fit on purpose: --allow-partial, or default_hooks.plain_checkpoint.strict=False under '
+    'other tools.'
+)
 
 
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
     """Read and write checkpoints of tensors and plain values, so that no code in a file is executed.
 
-    **Reading.** mmengine unpickles any file (onedl-mmengine 0.10.12 warns, then runs the code in it) and on resume
-    executes the config text in ``meta['config']``. Before mmengine reads anything, this hook directs ``load_from``,
-    ``resume`` and every ``init_cfg`` of the model to :mod:`qbheat_mm.checkpoint`, for this run alone. Where the run
-    resumes from the work dir's last checkpoint, the newest complete one is taken.
+    **Reading.** :mod:`qbheat_mm.checkpoint` reads every file without executing anything in it. Where the run resumes
+    from the work dir's last checkpoint, the newest complete one is taken. What a run loads, resumes from or tests has
+    to fit its model: mmengine only warns, and trains or tests what is left random.
 
-    **Writing.** mmengine pickles its log curves as ``HistoryBuffer`` objects, for which torch >= 2.6 would have to
-    allow ``getattr`` (open-mmlab/mmengine#1655), and with it any code. They are written as lists, NumPy values as
+    **Writing.** mmengine pickles its log curves as ``HistoryBuffer`` objects, for which torch >= 2.6 has to allow
+    ``getattr`` (open-mmlab/mmengine#1655). Here they are written as lists, NumPy values as
     Python's, and lists become buffers again before mmengine reads them.
 
     Args:
         trust: Allow code in the checkpoints that this run reads.
+        strict: Whether the weights must fit the model. Otherwise those are loaded that fit, at least one.
 
     Raises:
         CheckpointError: At the start of the run, with the file, if it is missing, broken or asks for code to be run,
-            or if the run is to resume from it and it is damaged or holds weights alone.
+            if its weights do not fit, or if the run is to resume from it and it is damaged, holds weights alone, or is
+            of another optimizer.
     """
 
     priority = 'LOWEST'  # after every hook that adds to a checkpoint
 
     @check_arguments
-    def __init__(self, trust: bool = False) -> None:
+    def __init__(self, trust: bool = False, strict: bool = True) -> None:
         self.trust = trust
+        self.strict = strict
 
     def before_run(self, runner: Runner) -> None:
-        """Guard the addresses, which mmengine's Runner reads afterwards."""
-        for module in runner.model.modules():
-            guard_init_cfg(getattr(module, 'init_cfg', None), self.trust)
+        """Choose the file, which mmengine's Runner reads afterwards."""
+        for module in runner.model.modules() if self.trust else ():
+            trust_init_cfg(getattr(module, 'init_cfg', None))
+        self._to_load = blank_frozen(runner.model) if isinstance(runner._train_loop, BaseLoop) else {}
         runner._load_from = choose_checkpoint(runner._load_from, runner._resume, runner.work_dir, self.trust)
 
+    def before_train(self, runner: Runner) -> None:
+        """Check that every frozen weight was loaded, whichever way its module loads."""
+        check_filled(self._to_load)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check what is resumed from, and restore mmengine's buffers; checkpoints of other runs pass as they are."""
+        """Check that the file fits, and restore mmengine's buffers."""
+        path = bare(runner._load_from)
         if runner._resume:
-            _check_resumable(checkpoint, bare(runner._load_from))
+            check_resumable(checkpoint, path)
+        weights = checkpoint['state_dict'] = pick_state_dict(checkpoint, path)
+        if runner._resume:
+            load_weights(runner.model, weights, path)
+        else:
+            load_weights(runner.model, weights, path, not self.strict, ON_PURPOSE)
+        if runner._resume:
+            _check_optimizers(checkpoint['optimizer'], runner.optim_wrapper, path)
             _forget_files_elsewhere(checkpoint['message_hub'].get('runtime_info', {}), runner)
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for key, value in scalars.items():
@@ -64,16 +86,12 @@ class PlainCheckpointHook(Hook):
             checkpoint[key] = _to_plain(checkpoint[key])
 
 
-def _check_resumable(checkpoint: dict, path: str) -> None:
-    parts = ('state_dict', 'optimizer', 'message_hub', 'meta')
-    missing = [key for key in parts if not isinstance(checkpoint.get(key), dict)]
-    if 'meta' not in missing:
-        missing += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(key), int)]
-    if missing:
-        raise CheckpointError(
-            f'"{path}" cannot be resumed from, it lacks {", ".join(missing)}. To start from its weights alone: '
-            '--cfg-options load_from=FILE, without --resume.'
-        )
+def _check_optimizers(state: dict, optimizers: OptimWrapper, path: str) -> None:
+    if isinstance(optimizers, OptimWrapperDict):
+        for name, each in optimizers.items():
+            check_optimizer(state.get(name, {}), each, path)
+    else:
+        check_optimizer(state, optimizers, path)
 
 
 def _forget_files_elsewhere(info: dict, runner: Runner) -> None:

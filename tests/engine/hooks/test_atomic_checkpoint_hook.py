@@ -112,6 +112,7 @@ def test_the_best_checkpoint_is_removed_after_the_new_one_is_written_and_stays_i
     """Called as the validation loop calls it, with a score that rises, on a disk that is full in the end."""
     disk = Disk(tmp_path, monkeypatch, full_at=3)
     runner = SimpleNamespace(
+        _resume=False,
         work_dir=str(tmp_path),
         message_hub=MessageHub.get_instance('best checkpoints'),
         logger=MMLogger.get_current_instance(),

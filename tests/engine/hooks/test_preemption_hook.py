@@ -1,4 +1,4 @@
-"""SIGTERM ends a run so that nothing is lost."""
+"""SIGTERM, SIGUSR1 and Ctrl-C end a run so that nothing is lost."""
 
 import multiprocessing
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,15 +16,16 @@ from helpers.runs import At, log_of, pretraining, same_bits, send_sigterm
 
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.engine.hooks import PreemptionHook
-from qbheat_mm.engine.hooks.preemption_hook import _ignore_sigterm_of_others
+from qbheat_mm.engine.hooks.preemption_hook import SIGNALS, _leave_signals_to_main
 
 
 @contextmanager
 def interrupted_by_sigterm():
-    """Restores the handler, as the end of the process would."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield handler
-    signal.signal(signal.SIGTERM, handler)
+    """Restores the handlers, as the end of the process would."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield handlers[signal.SIGTERM]
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def checkpoints(work_dir: Path) -> list[str]:
@@ -60,8 +62,28 @@ def test_sigterm_waits_for_accumulated_gradients(images, tmp_path):
     assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 6
 
 
+@pytest.mark.parametrize('number', SIGNALS)
+def test_each_signal_keeps_the_iteration(images, tmp_path, number):
+    with interrupted_by_sigterm():
+        runner = pretraining(tmp_path, images)
+        runner.register_hook(At(3, partial(send_sigterm, number)))
+        with pytest.raises(SystemExit) as info:
+            runner.train()
+    assert info.value.code == 128 + number
+    assert f'{signal.Signals(number).name}: stopped at iteration 3, saved to' in log_of(tmp_path)
+    assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 3
+
+
+def test_the_second_ctrl_c_ends_at_once(images, tmp_path):
+    runner = pretraining(tmp_path, images)
+    runner.register_hook(At(3, lambda: [send_sigterm(signal.SIGINT), send_sigterm(signal.SIGINT)]))
+    with interrupted_by_sigterm(), pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not checkpoints(tmp_path)
+
+
 def ignorant_of_it(queue) -> None:
-    _ignore_sigterm_of_others(None, 0)
+    _leave_signals_to_main(None, 0)
     queue.put('ready')
     time.sleep(600)
 
@@ -72,7 +94,8 @@ def test_workers_leave_sigterm_to_the_main_process_and_end_when_that_ends_them()
     worker = context.Process(target=ignorant_of_it, args=(queue,), daemon=True)
     worker.start()
     assert queue.get(timeout=60) == 'ready'
-    subprocess.run([sys.executable, '-S', '-c', f'import os; os.kill({worker.pid}, 15)'], check=True)  # another process
+    for number in SIGNALS:  # of another process
+        subprocess.run([sys.executable, '-S', '-c', f'import os; os.kill({worker.pid}, {number:d})'], check=True)
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()
