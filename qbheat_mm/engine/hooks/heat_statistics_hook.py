@@ -36,7 +36,7 @@ def heat_statistics(neck: HeatNeck) -> dict[str, float]:
     generators = neck.generators()
     if generators is None:
         return {}
-    a, b = (each.double() for each in generators)
+    a, b = (each.detach().double() for each in generators)
     statistics = {}
     for name, each in (('a', a), ('b', b)):
         statistics[f'heat/norm_{name}'] = float(each.flatten(1).norm(dim=1).max())

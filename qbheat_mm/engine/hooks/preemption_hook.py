@@ -69,7 +69,7 @@ class PreemptionHook(Hook):
         self._received = signum
         if signum == signal.SIGINT:
             print('\nStopping after this iteration; Ctrl-C again stops at once.', file=sys.stderr)
-            signal.signal(signum, self._handlers[signum] or signal.default_int_handler)
+            signal.signal(signum, signal.default_int_handler)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Stop after a signal, once accumulated gradients have been used."""
@@ -100,6 +100,7 @@ class PreemptionHook(Hook):
         dist.barrier()
         name = signal.Signals(self._received).name
         runner.logger.warning(f'{name}: stopped at iteration {meta["iter"]}, saved to {path}. Continue with --resume.')
+        self.after_train(runner)
         sys.exit(128 + self._received)
 
 
