@@ -19,6 +19,7 @@ from ..arguments import check_arguments
 from ..checkpoint import TRUST_HELP, trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from ..checkpoint.work_dir import WorkDirError, claim
+from .options import check_options
 from .schedules import epoch_options
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
@@ -54,6 +55,8 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     options = args.cfg_options or {}
+    for warning in check_options(cfg, options):
+        notice(warning)
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     adapt_to_device(cfg)
