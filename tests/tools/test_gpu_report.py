@@ -1,7 +1,14 @@
 import json
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 from helpers.models import ROOT
+from helpers.runs import run
 
 
 @pytest.fixture
@@ -83,3 +90,28 @@ def test_without_a_gpu_it_says_so(tool, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         tool.main([])
     assert '--quick tries every part on a CPU' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_a_network_wheels_suffice(tmp_path):
+    """The module of the wheel is there while the report runs, and nowhere afterwards."""
+    wheel, info = tmp_path / 'wheels' / 'small-1.0-py3-none-any.whl', 'small-1.0.dist-info'
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, 'w') as archive:
+        archive.writestr('sitecustomize.py', "print('from the wheel')")
+        archive.writestr(f'{info}/METADATA', 'Metadata-Version: 2.1\nName: small\nVersion: 1.0\n')
+        archive.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        archive.writestr(f'{info}/RECORD', '')
+    project = tmp_path / 'project'
+    project.mkdir()
+    for name in ('configs', 'qbheat_mm', 'tests', 'pyproject.toml'):
+        (project / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / 'tools', project / 'tools')  # the script writes below its own project
+    script, out = project / 'tools/benchmarks/offline_gpu_report.sh', tmp_path / 'out'
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    text = run('bash', script, wheel.parent, out, '--quick', '--only', 'test_agreement', PATH=path)
+    assert 'from the wheel' in text
+    assert 'test_agreement: done' in text
+    assert {each.name for each in out.iterdir()} == {'check_env.txt', 'report.md', 'README.md', 'parts.tar.gz'}
+    with tarfile.open(out / 'parts.tar.gz') as archive:
+        assert 'gpu_report/test_agreement.json' in archive.getnames()

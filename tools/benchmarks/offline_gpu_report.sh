@@ -3,8 +3,9 @@
 #
 # The machine has a GPU and a python3 with torch, torchvision, opencv-headless, scipy, matplotlib, pandas, rich, tqdm and
 # pytest; WHEELS holds wheels of what it lacks: the OpenMMLab packages and their small dependencies. They are installed
-# into a temporary folder. OUT receives the JSON files and logs of all parts, at most 16 MiB in all, and the README with
-# the tables. OUT may hold those of an earlier call, which are not measured again.
+# into a temporary folder. OUT receives four files: check_env.txt, report.md, README.md with the tables, and parts.tar.gz
+# with the JSON files and logs of all parts. The parts themselves stay in work_dirs/gpu_report: another call measures
+# what is missing there (`tar xzf OUT/parts.tar.gz -C work_dirs` brings them to another machine).
 set -euo pipefail
 wheels=$(realpath "${1:?usage: offline_gpu_report.sh WHEELS OUT [options of gpu_report.py]}")
 mkdir -p "${2:?usage: offline_gpu_report.sh WHEELS OUT [options of gpu_report.py]}"
@@ -16,8 +17,8 @@ python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upg
 export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python3 tools/misc/check_env.py | tee "$out/check_env.txt" || true
 status=0
-python3 tools/benchmarks/gpu_report.py --out "$out/parts" "${@:3}" | tee "$out/report.md" || status=$?
+parts=work_dirs/gpu_report
+python3 tools/benchmarks/gpu_report.py --out "$parts" "${@:3}" | tee "$out/report.md" || status=$?
 cp tools/benchmarks/README.md "$out/README.md"
-# A folder of at most a few small files travels best.
-tar czf "$out/parts.tar.gz" --exclude=study --exclude='*.d' -C "$out" parts
+tar czf "$out/parts.tar.gz" --exclude=study -C work_dirs gpu_report  # without the study's checkpoints
 exit "$status"
