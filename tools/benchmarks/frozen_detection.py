@@ -3,7 +3,7 @@
     python tools/benchmarks/frozen_detection.py --size 256 --batch 2
     python tools/benchmarks/frozen_detection.py --size 256 --batch 2 --cpu-time     # a busy machine
     python tools/benchmarks/frozen_detection.py --device cuda --size 800 --rounds 20
-    python tools/benchmarks/frozen_detection.py FROZEN_CONFIG TRAINED_CONFIG
+    python tools/benchmarks/frozen_detection.py FROZEN_CONFIG [TRAINED_CONFIG]
 
 Weights, images and boxes are random. Rounds of the two alternate, so that a busy machine slows both; medians are
 shown. Memory is measured in a fresh process for each: on a CPU how much the process grew at its peak, on a GPU
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 import qbheat_mm  # noqa: F401
 
 FOLDER = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
+TRAINED = '+trained'  # behind a config: the same with its backbone trained
 CONFIGS = [str(FOLDER / f'detr_mobile-former-285m{frozen}_8xb2-150e_coco.py') for frozen in ('-frozen', '')]
 
 
@@ -42,8 +43,10 @@ class Step:
         register_all_modules()
         MMLogger.get_current_instance().setLevel('ERROR')  # a line for each parameter
         torch.manual_seed(0)
-        cfg = Config.fromfile(config)
+        cfg = Config.fromfile(config.removesuffix(TRAINED))
         cfg.model.backbone.init_cfg = None
+        if config.endswith(TRAINED):
+            cfg.model.backbone.update(frozen_stages=-1, norm_eval=True)
         self.model: nn.Module = MODELS.build(cfg.model).to(args.device).train()
         self.optimizer: OptimWrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         images = [torch.randint(256, (3, args.size, args.size), dtype=torch.uint8) for _ in range(args.batch)]
@@ -113,14 +116,18 @@ def measure_memory(config: str, args: argparse.Namespace) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='*', default=CONFIGS, help='default: DETR on Mobile-Former 285m')
+    parser.add_argument('configs', nargs='*', default=CONFIGS, help='two, or one with a frozen backbone; default: DETR')
     parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
     parser.add_argument('--batch', type=int, default=2, help='images in a step')
     parser.add_argument('--boxes', type=int, default=7, help='boxes in an image')
     args = parse_args(parser, argv, rounds=10)
+    if len(args.configs) == 1:
+        args.configs = [*args.configs, args.configs[0] + TRAINED]
     needs = {config: measure_memory(config, args) for config in args.configs}
     times = median_rounds({config: Step(config, args) for config in args.configs}, args.rounds, Clock(args))
-    figures = {Path(config).stem: dict(need, step_ms=1000 * times[config]) for config, need in needs.items()}
+    figures = {
+        Path(config).name.replace('.py', ''): dict(need, step_ms=1000 * times[config]) for config, need in needs.items()
+    }
     machine = setting(args, 'size', 'batch', 'boxes')
     print(', '.join(f'{key} {value}' for key, value in machine.items()) + '\n')
     print('| config | step (ms) | peak (MiB) | kept for backward (MiB) | gradients and optimizer (MiB) |')
