@@ -31,7 +31,13 @@ ORIGINALS = {
     'dab-detr': 'dab_detr/dab-detr_r50_8xb2-50e_coco.py',
     'deformable-detr': 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
     'dino-4scale': 'dino/dino-4scale_r50_8xb2-{epochs}_coco.py',
+    'retinanet': 'retinanet/retinanet_r50_fpn_1x_coco.py',
+    'fcos': 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'faster-rcnn': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    'rtmdet-tiny': 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    'yolox-tiny': 'yolox/yolox_tiny_8xb8-300e_coco.py',
 }
+PAIR = ('fcos', 'fcos-light')
 DETR = 'detr_mobile-former-285m-frozen_8xb2-150e_coco'
 
 
@@ -54,19 +60,48 @@ def backbone_config(name: str) -> dict:
     return dict(read(name).model.backbone, init_cfg=None)
 
 
+# What follows from the backbone: its levels, and how its images are normalized.
+OF_THE_BACKBONE = ('in_channels', 'start_level', 'add_extra_convs')
+
+
 def without_defaults(model: dict) -> dict:
-    """A model's config without the backbone, and without fields that say what is the default."""
+    """A model's config without the backbone, what follows from it, and fields that say what is the default."""
     model = {key: value for key, value in model.items() if key not in ('backbone', 'num_feature_levels')}
-    # Whitened features enter the detector's own neck.
+    for key in ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor'):
+        model['data_preprocessor'].pop(key, None)
+    if model['data_preprocessor'].get('batch_augments', 0) is None:
+        del model['data_preprocessor']['batch_augments']
+    # Whitened features, or levels that the backbone does not have, come from another module before the neck.
     neck = model['neck'][1] if isinstance(model['neck'], list) else model['neck']
-    model['neck'] = {key: value for key, value in neck.items() if key not in ('in_channels', 'norm_cfg')}
-    model['neck']['norm_cfg'] = model['neck'].get('norm_cfg')
-    model['bbox_head'] = {key: value for key, value in model['bbox_head'].items() if key != 'num_classes'}
+    model['neck'] = {key: value for key, value in neck.items() if key not in OF_THE_BACKBONE}
+    for part in ('neck', 'bbox_head'):
+        if part in model:  # SyncBN needs GPUs
+            norm = model[part].get('norm_cfg')
+            model[part]['norm_cfg'] = None if part == 'neck' and 'encoder' in model else norm and dict(norm, type='BN')
+    for head in (model.get('bbox_head'), model.get('roi_head', {}).get('bbox_head')):
+        if head:
+            head.pop('num_classes')
     for part in ('encoder', 'decoder'):
-        for name, layer in model[part]['layer_cfg'].items():
+        for name, layer in model.get(part, {}).get('layer_cfg', {}).items():
             if name.endswith('attn_cfg'):
                 layer.pop('batch_first', None)
     return model
+
+
+def training_data(cfg: Config) -> list[dict]:
+    """The training transforms, inside of mmdet's wrapper too, and whether images without boxes are left out."""
+    dataset = cfg.train_dataloader.dataset.to_dict()
+    inner = dataset.get('dataset', dataset)
+    steps = inner['pipeline'] + (dataset['pipeline'] if inner is not dataset else [])
+    steps = [{key: value for key, value in step.items() if key != 'backend_args'} for step in steps]
+    return [*steps, inner['filter_cfg']['filter_empty_gt']]
+
+
+def parameter_rules(cfg: Config) -> dict:
+    """What ``paramwise_cfg`` says of all but the backbone."""
+    rules = cfg.optim_wrapper.get('paramwise_cfg', Config()).to_dict()
+    keys = rules.pop('custom_keys', {})
+    return rules | {key: rule for key, rule in keys.items() if key != 'backbone'}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -75,23 +110,40 @@ def test_everything_but_the_backbone_is_mmdets_own(path):
     if not mim.is_dir():
         pytest.skip('mmdet is installed without its configs')
     detector, backbone, schedule, *_ = path.stem.split('_')
+    original = ORIGINALS[detector.removesuffix('-light')]
     workers, epochs = schedule.split('-')
-    ours, theirs = (Config.fromfile(file) for file in (path, mim / ORIGINALS[detector].format(epochs=epochs)))
-    assert without_defaults(ours.model.to_dict()) == without_defaults(theirs.model.to_dict())
+    ours, theirs = (Config.fromfile(file) for file in (path, mim / original.format(epochs=epochs)))
+    if not detector.endswith('-light'):
+        assert without_defaults(ours.model.to_dict()) == without_defaults(theirs.model.to_dict())
+    pyramid = 'encoder' not in ours.model
+    if pyramid and 'people320' not in path.stem:
+        assert training_data(ours) == training_data(theirs)
+        assert ours.param_scheduler == theirs.param_scheduler
     assert ours.optim_wrapper.optimizer == theirs.optim_wrapper.optimizer
-    assert ours.optim_wrapper.clip_grad == theirs.optim_wrapper.clip_grad
+    assert ours.optim_wrapper.get('clip_grad') == theirs.optim_wrapper.get('clip_grad')
     assert ours.auto_scale_lr.base_batch_size == eval(workers.replace('xb', '*'))
-    if 'people320' not in path.stem:
+    # mmdet's RTMDet inherits 16, which is not its batch of 8 x 32.
+    if 'people320' not in path.stem and detector != 'rtmdet-tiny':
         assert ours.auto_scale_lr.base_batch_size == theirs.auto_scale_lr.base_batch_size
-    assert ours.train_cfg.max_epochs == ours.param_scheduler[0].end == int(epochs[:-1])
-    if ours.train_cfg.max_epochs == theirs.train_cfg.max_epochs:
+    assert ours.train_cfg.max_epochs == ours.param_scheduler[-1].end == int(epochs[:-1])
+    if not pyramid and ours.train_cfg.max_epochs == theirs.train_cfg.max_epochs:
         assert ours.param_scheduler[0].milestones == theirs.param_scheduler[0].milestones
 
     frozen = 'frozen' in backbone
-    keys = dict(ours.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {}))
-    assert (keys.pop('backbone', None) is None) == frozen
-    theirs.optim_wrapper.paramwise_cfg.custom_keys.pop('backbone')
-    assert keys == theirs.optim_wrapper.paramwise_cfg.custom_keys
+    keys = ours.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {})
+    assert ('backbone' not in keys) == frozen
+    assert parameter_rules(ours) == parameter_rules(theirs)
+
+
+def test_the_light_and_the_heavy_head_differ_in_width_and_depth_only():
+    heavy, light = (read(f'{name}_mobile-former-285m-frozen_1xb16-50e_coco-people320-person') for name in PAIR)
+    assert light.model.neck.out_channels == light.model.bbox_head.in_channels == 64
+    light.merge_from_dict(
+        dict(
+            model=dict(neck=dict(out_channels=256), bbox_head=dict(in_channels=256, feat_channels=256, stacked_convs=4))
+        )
+    )
+    assert light.to_dict() == heavy.to_dict()
 
 
 def test_the_ten_classes_are_the_most_frequent():
@@ -245,6 +297,8 @@ def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'), prefix='backbone.')
     loader = dict(batch_size=3, num_workers=0, persistent_workers=False)
     train_pipeline, val_pipeline = detection_pipeline(256, flip=0.5), detection_pipeline(256)
+    if 'Mosaic' in str(cfg.train_dataloader.dataset.pipeline):  # needs the dataset or a cache, so it runs as it is
+        train_pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.merge_from_dict(
         dict(
             model=dict(backbone=dict(init_cfg=init_cfg)),
@@ -274,7 +328,8 @@ def test_two_steps_and_an_evaluation(path, tmp_path, monkeypatch):
     scalars, prefix = runner.message_hub.log_scalars, 'val/coco/bbox_'
     assert {name.removeprefix(prefix) for name in scalars if name.startswith(prefix)} == set(FIGURES)
     assert 0 <= scalars['val/coco/bbox_mAP'].current() <= 1
-    assert sum(name.endswith('_precision') for name in scalars) == cfg.model.bbox_head.num_classes
+    head = cfg.model.get('bbox_head') or cfg.model.roi_head.bbox_head
+    assert sum(name.endswith('_precision') for name in scalars) == head.num_classes
 
 
 @pytest.mark.slow

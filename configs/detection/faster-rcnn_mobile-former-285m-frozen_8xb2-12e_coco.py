@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/faster-rcnn_mobile-former-285m-frozen.py',
+    '../_base_/datasets/coco_1x.py',
+    '../_base_/schedules/detection_sgd_12e.py',
+    '../_base_/detection_runtime.py',
+]

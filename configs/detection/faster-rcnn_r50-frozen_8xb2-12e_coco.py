@@ -1,0 +1,5 @@
+_base_ = ['./faster-rcnn_mobile-former-285m-frozen_8xb2-12e_coco.py', '../_base_/models/resnet-50-frozen.py']
+model = dict(
+    backbone=dict(_delete_=True, out_indices=(0, 1, 2, 3), **_base_.resnet),
+    neck=dict(in_channels=[256, 512, 1024, 2048], add_extra_convs=False),
+)

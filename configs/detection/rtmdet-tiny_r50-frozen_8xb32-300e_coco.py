@@ -1,0 +1,5 @@
+_base_ = ['./rtmdet-tiny_mobile-former-285m-frozen_8xb32-300e_coco.py', '../_base_/models/resnet-50-frozen.py']
+model = dict(
+    backbone=dict(_delete_=True, out_indices=(1, 2, 3), **_base_.resnet),
+    neck=[dict(_base_.model.neck[0], in_channels=[512, 1024, 2048]), _base_.model.neck[1]],
+)
