@@ -20,6 +20,7 @@ from mmpretrain.registry import DATASETS
 
 from ..arguments import check_arguments
 from ..text import join_names
+from .transforms.views import draw_views
 
 PIXELS, INDEX = 'images.bin', 'index.json'
 MAGIC, VERSION = b'qbheat_mm images', 1
@@ -143,14 +144,17 @@ class PackedImageDataset(CustomDataset):
     Args:
         split: As in mmpretrain's ImageNet: another name of ``data_prefix``.
         pipeline: As for files.
+        device_crops: Draw the random augmentations of the pipeline here and leave them to ``ViewDataPreprocessor``;
+            the loader needs ``collate_fn=dict(type='collate_views')``.
         **kwargs: As in mmpretrain's CustomDataset. ``ann_file`` chooses images and labels by name.
     """
 
     @check_arguments
-    def __init__(self, split: str = '', pipeline: Sequence[dict] = (), **kwargs) -> None:
+    def __init__(self, split: str = '', pipeline: Sequence[dict] = (), device_crops: bool = False, **kwargs) -> None:
         if split:
             kwargs['data_prefix'] = kwargs.get('data_prefix') or split
-        super().__init__(pipeline=without_loading(pipeline), **kwargs)
+        pipeline = without_loading(pipeline)
+        super().__init__(pipeline=draw_views(pipeline) if device_crops else pipeline, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Open the pack and list its images.

@@ -3,6 +3,7 @@ from .heads import LRSweepHead, MobileFormerClsHead, QBHeatPretrainHead, Transfo
 from .necks import HeatNeck, QBHeatDecoder, Whitening
 from .selfsup import QBHeat
 from .target_generators import LowFreqTargetGenerator, PatchHOGGenerator
+from .utils import ViewDataPreprocessor
 
 __all__ = [
     'HeatNeck',
@@ -16,5 +17,6 @@ __all__ = [
     'QBHeatDecoder',
     'QBHeatPretrainHead',
     'TransformerProbeHead',
+    'ViewDataPreprocessor',
     'Whitening',
 ]

@@ -2,13 +2,13 @@
 
     PYTHONPATH=tests python tests/helpers/kill_and_resume.py --kills 30
 
-A pre-training, a probe and a detection on generated images run through tools/train.py, in processes forked from this
-one, so that a start takes a second. Each runs once without a kill, then until there were enough kills: two in three at
-a random moment, one in three while a checkpoint is written, after a random number of its bytes. At times the run
-receives SIGTERM instead, and at times the last checkpoint is damaged before the run resumes. Checked each time: every
-checkpoint is complete, the run resumes from a complete one, and at most one checkpoint interval is lost (nothing after
-SIGTERM; one interval more with a damaged file). A finished run has the weights and the optimizer state of the run that
-was never killed, bit for bit.
+Pre-trainings from files and from packed images, a probe and a detection on generated images run through tools/train.py,
+in processes forked from this one, so that a start takes a second. Each runs once without a kill, then until there were
+enough kills: two in three at a random moment, one in three while a checkpoint is written, after a random number of its
+bytes. At times the run receives SIGTERM instead, and at times the last checkpoint is damaged before the run resumes.
+Checked each time: every checkpoint is complete, the run resumes from a complete one, and at most one checkpoint
+interval is lost (nothing after SIGTERM; one interval more with a damaged file). A finished run has the weights and the
+optimizer state of the run that was never killed, bit for bit.
 
 Exits with 1 after a failed check, and leaves the folder.
 """
@@ -49,6 +49,7 @@ from helpers.runs import image_loader
 from qbheat_mm.checkpoint import read_checkpoint
 from qbheat_mm.checkpoint.atomic import PARTIAL, damage
 from qbheat_mm.checkpoint.resume import POINTER
+from qbheat_mm.datasets.packing import pack_images
 
 BATCHES, EPOCHS = 4, 6  # an epoch's, which ends with a checkpoint
 CLASSES = ('one', 'two')
@@ -64,6 +65,18 @@ PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 def pretraining(folder: Path) -> dict:
     """QB-Heat."""
     return dict(model=qbheat_config(), train_dataloader=image_loader(folder / 'folder', pipeline=PIPELINE))
+
+
+def packed(folder: Path) -> dict:
+    """QB-Heat on packed images, cropped on the device."""
+    cfg = pretraining(folder)
+    cfg['model']['data_preprocessor']['type'] = 'ViewDataPreprocessor'
+    cfg['train_dataloader']['collate_fn']['type'] = 'collate_views'
+    pipeline = [*PIPELINE[:2], dict(type='RandomFlip', prob=0.5), *PIPELINE[2:]]
+    cfg['train_dataloader']['dataset'].update(
+        type='PackedImageDataset', data_root=str(folder / 'packed'), device_crops=True, pipeline=pipeline
+    )
+    return cfg
 
 
 def probe(folder: Path) -> dict:
@@ -131,7 +144,7 @@ def detection(folder: Path) -> dict:
     )
 
 
-KINDS = {'pre-training': pretraining, 'probe': probe, 'detection': detection}
+KINDS = {'pre-training': pretraining, 'packed': packed, 'probe': probe, 'detection': detection}
 
 
 PROGRESS = mmap.mmap(-1, 16)  # shared with the forked runs: where a run began, and how many iterations are done
@@ -178,6 +191,7 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
             dict(id=i + 1, image_id=i, category_id=i % 2, bbox=box, area=box[2] * box[3], iscrowd=0)
         )
     (folder / 'coco.json').write_text(json.dumps(content))
+    pack_images(folder / 'folder', folder / 'packed')
 
 
 def write_config(kind: str, folder: Path) -> Path:

@@ -29,7 +29,8 @@ class QuarterMask(BaseTransform):
 
     **Required Keys:**
 
-    - img (np.ndarray): (H, W, C), of which only the size is read.
+    - img (np.ndarray): (H, W, C), of which only the size is read; or view (dict) with the size of a crop that is made
+      on the device.
 
     **Added Keys:**
 
@@ -58,7 +59,7 @@ class QuarterMask(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add the block's place to ``results``."""
-        size = results['img'].shape[:2]
+        size = results['view']['size'] if 'view' in results else results['img'].shape[:2]
         check_quarters(size, self.patch_size)
         if 'center' in self._placements:
             check_quarters(size, 2 * self.patch_size, "visible='center' wants a margin of whole cells: ")

@@ -9,8 +9,10 @@ from .patches import (
     unpatchify,
 )
 from .position_embedding import sincos_position_embedding
+from .view_data_preprocessor import ViewDataPreprocessor
 
 __all__ = [
+    'ViewDataPreprocessor',
     'check_feature_map',
     'crop_quarter',
     'gather_patches',
