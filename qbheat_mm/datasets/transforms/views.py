@@ -16,6 +16,7 @@ from mmpretrain.datasets import ColorJitter, GaussianBlur, MultiView, PackInputs
 from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
 
+from ...arguments import check_arguments
 from .random_resized_crop import TorchRandomResizedCrop
 
 
@@ -38,6 +39,7 @@ class DrawRandomResizedCrop(TorchRandomResizedCrop):
 class DrawRandomFlip(RandomFlip):
     """Draws mmcv's horizontal ``RandomFlip``: ``view['flip']``."""
 
+    @check_arguments
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if self.direction != 'horizontal':
@@ -94,6 +96,7 @@ class DrawMultiView(MultiView):
 class DrawPackInputs(PackInputs):
     """mmpretrain's ``PackInputs`` for whole images, left as arrays (H, W, 3), and for views; see ``collate_views``."""
 
+    @check_arguments
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.meta_keys = (*self.meta_keys, 'view', 'views')
