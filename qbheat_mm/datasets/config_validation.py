@@ -130,9 +130,9 @@ def check_classes(train: BaseDataset, val: BaseDataset, num_classes: int | None 
         )
     if num_classes is not None and classes and len(classes) != num_classes:
         empty = getattr(train, 'empty_classes', [])
-        junk = f' ({join_names(empty)} without an image: remove what is no class)' if empty else ''
+        junk = f' {join_names(empty)} without an image: remove what is no class.' if empty else ''
         raise ValueError(
-            f'{_location(train)} has {len(classes)} classes{junk} and model.head.num_classes is {num_classes}. Set '
+            f'{_location(train)} has {len(classes)} classes and model.head.num_classes is {num_classes}.{junk} Set '
             f'NUM_CLASSES={len(classes)} for the _imagenette configs, or `--cfg-options '
             f'model.head.num_classes={len(classes)} model.data_preprocessor.num_classes={len(classes)}`.'
         )

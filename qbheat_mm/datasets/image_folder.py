@@ -103,10 +103,12 @@ class ImageFolderDataset(CustomDataset):
             if self.test_mode:
                 break
         first, cause = self.get_data_info(idx % total)['img_path'], self._cause(idx % total)
-        what = f'The image "{first}"' if self.test_mode else f'None of {step + 1} images in a row, from "{first}" on,'
-        raise RuntimeError(
-            printable(f'{what} can{"not" * self.test_mode} be read: {type(cause).__name__}: {cause}')
-        ) from cause
+        reason = f'{type(cause).__name__}: {cause}'
+        if self.test_mode:
+            text = f'The image "{first}" cannot be read: {reason}'
+        else:
+            text = f'None of {step + 1} images in a row can be read, from "{first}" on: {reason}'
+        raise RuntimeError(printable(text)) from cause
 
     def _cause(self, index: int) -> Exception:
         """Why the pipeline makes nothing of an image."""
