@@ -19,9 +19,6 @@ from ..arguments import check_arguments
 from ..checkpoint import TRUST_HELP, guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 
-# For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
-MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
-
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the arguments that training and testing share, for :func:`complete_config`."""
@@ -122,16 +119,15 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def prepare_hooks(cfg: Config, trust: bool) -> None:
-    """Guard the checkpoints of any config, ours or not, and leave out the hooks that are switched off.
+    """Guard the checkpoints of any config, ours or not.
 
     Args:
-        cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
+        cfg: Changed in place.
         trust: Allow code in the checkpoints that the run reads.
     """
-    hooks = cfg.get('default_hooks') or {}
-    cfg.default_hooks = {
-        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
-    } | dict(plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust))
+    cfg.default_hooks = dict(
+        cfg.get('default_hooks') or {}, plain_checkpoint=dict(type='PlainCheckpointHook', trust=trust)
+    )
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         guard_init_cfg(cfg.get('model'), trust)
         cfg.load_from = choose_checkpoint(cfg.get('load_from'), cfg.get('resume', False), cfg.work_dir, trust)
