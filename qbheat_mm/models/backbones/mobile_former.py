@@ -374,7 +374,7 @@ class MobileFormer(BaseBackbone):
     def __init__(
         self,
         arch: str | dict = '294m',
-        out_indices: Annotated[Sequence[int], Field(strict=False)] = (-1,),  # a range too
+        out_indices: Sequence[int] | range = (-1,),
         output_stride: int | None = None,
         out_tokens: bool = False,
         drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
