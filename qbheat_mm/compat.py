@@ -182,6 +182,29 @@ def allow_negative_hue_factors() -> bool:
     return False
 
 
+# The hooks that every Runner has; None in `default_hooks` removes them.
+MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+
+
+def allow_switched_off_hooks() -> None:
+    """Make ``default_hooks.NAME=None`` leave out any hook.
+
+    mmengine 0.10.7's and onedl-mmengine 0.10.12's Runner takes None for its own six and asserts for others.
+    """
+    from mmengine.runner import FlexibleRunner, Runner
+
+    def replace(original):
+        @wraps(original)
+        def register_default_hooks(self, hooks: dict | None = None) -> None:
+            kept = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in MMENGINE_HOOKS}
+            original(self, kept)
+
+        return register_default_hooks
+
+    for runner in (Runner, FlexibleRunner):
+        runner.register_default_hooks = replace(runner.register_default_hooks)
+
+
 def apply() -> None:
     """Check the packages and apply every patch that they need."""
     check_packages()
@@ -189,6 +212,7 @@ def apply() -> None:
     provide_mmcv_ops()
     use_pytorch_deformable_attention()
     disable_multimodal_models()
+    allow_switched_off_hooks()
 
 
 def applied_patches() -> list[str]:

@@ -22,9 +22,6 @@ from ..checkpoint.work_dir import WorkDirError, claim
 from .options import check_options
 from .schedules import epoch_options
 
-# For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
-MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
-
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the arguments that training and testing share, for :func:`complete_config`."""
@@ -144,19 +141,19 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def prepare_hooks(cfg: Config, trust: bool, partly: bool = False) -> None:
-    """Guard checkpoints and schedule of any config, ours or not, and leave out the hooks that are switched off.
+    """Guard checkpoints and schedule of any config, ours or not.
 
     Args:
-        cfg: Changed in place. ``default_hooks.NAME=None`` switches a hook off.
+        cfg: Changed in place.
         trust: Allow code in the checkpoints that the run reads.
         partly: Allow weights that do not all fit.
     """
-    hooks = cfg.get('default_hooks') or {}
-    cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS}
-    plain = cfg.default_hooks.setdefault('plain_checkpoint', dict(type='PlainCheckpointHook'))
-    plain.update(trust=trust or plain.get('trust', False), strict=plain.get('strict', True) and not partly)
-    if 'effective_batch' not in hooks:
-        cfg.default_hooks.effective_batch = dict(type='EffectiveBatchHook')
+    hooks = cfg.default_hooks = dict(cfg.get('default_hooks') or {})
+    plain = hooks.get('plain_checkpoint') or dict(type='PlainCheckpointHook')
+    hooks['plain_checkpoint'] = dict(
+        plain, trust=trust or plain.get('trust', False), strict=plain.get('strict', True) and not partly
+    )
+    hooks.setdefault('effective_batch', dict(type='EffectiveBatchHook'))
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         if trust:
             trust_init_cfg(cfg.get('model'))

@@ -22,6 +22,7 @@ from torch.compiler import is_compiling
 
 from ...arguments import InitConfig, check_arguments
 from ...checkpoint import load_pretrained
+from ..utils.channel_shuffle import ChannelShuffle
 
 # Every row of `blocks` is (expansion, channels, stride, second expansion). A row whose second expansion is
 # 0 has no tokens; one with stride 2 is a `DownBlock`, which alone uses the second expansion.
@@ -117,9 +118,9 @@ class DyReLU(nn.Module):
         theta = F.hardsigmoid(self.hyper(token)).to(x.dtype)[..., None, None]
         a1, a2 = theta.chunk(2, dim=1)
         a1, a2 = 2 * a1, 2 * a2 - 1
-        if torch.is_grad_enabled() and not is_compiling():
+        if self.training and torch.is_grad_enabled() and not (is_compiling() or torch.jit.is_tracing()):
             return _DynamicMax.apply(x, a1, a2)
-        return torch.maximum(a1 * x, a2 * x)  # what compilers fuse and ONNX knows
+        return torch.maximum(a1 * x, a2 * x)  # what compilers fuse and exporters know
 
 
 class LocalToGlobal(nn.Module):
@@ -217,7 +218,7 @@ def _depthwise_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Se
 
 def _shuffle(groups: int, wanted: bool) -> nn.Module:
     """The channel shuffle that lets grouped 1x1 convolutions (26m) see each other's channels."""
-    return nn.ChannelShuffle(groups) if wanted else nn.Identity()
+    return ChannelShuffle(groups) if wanted else nn.Identity()
 
 
 class LiteBlock(nn.Module):
@@ -373,7 +374,7 @@ class MobileFormer(BaseBackbone):
     def __init__(
         self,
         arch: str | dict = '294m',
-        out_indices: Sequence[int] = (-1,),
+        out_indices: Sequence[int] | range = (-1,),
         output_stride: int | None = None,
         out_tokens: bool = False,
         drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -500,7 +501,7 @@ class MobileFormer(BaseBackbone):
         if x.is_cpu and not is_compiling():  # where convolutions and norms take half as long with it
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
-        tokens = self.tokens.expand(len(x), -1, -1)
+        tokens = self.tokens.expand(x.shape[0], -1, -1)
         outs: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             for block in stage:

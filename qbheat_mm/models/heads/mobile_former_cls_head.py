@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...arguments import InitConfig, Size, check_arguments
+from ..utils.channel_shuffle import ChannelShuffle
 
 
 @MODELS.register_module()
@@ -52,7 +53,7 @@ class MobileFormerClsHead(ClsHead):
         super().__init__(init_cfg=init_cfg, **kwargs)
         expanded = 6 * in_channels
         self.expand = nn.Sequential(
-            nn.ChannelShuffle(groups) if groups > 1 else nn.Identity(),
+            ChannelShuffle(groups) if groups > 1 else nn.Identity(),
             nn.Conv2d(in_channels, expanded, 1, groups=groups, bias=False),
             nn.BatchNorm2d(expanded),
             nn.ReLU6(inplace=True),

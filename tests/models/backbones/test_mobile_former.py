@@ -192,6 +192,29 @@ def check_onnx(model, path, shapes):
 SHAPES = [(2, 3, 64, 96), (1, 3, 32, 32), (3, 3, 33, 57), (1, 3, 160, 128)]
 
 
+@pytest.mark.parametrize('training', [False, True])
+def test_is_traced_without_the_gradient_of_its_own(training):
+    model = randomise_norms(MobileFormer(TINY, out_tokens=True)).train(training)
+    image = torch.randn(2, 3, 64, 64)
+    traced = torch.jit.trace(model, image, check_trace=False)
+    assert '_DynamicMax' not in str(traced.inlined_graph)
+    for out, expected in zip(traced(image), model(image), strict=True):
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_classic_exporter_gives_the_same(tmp_path):
+    """`dynamo=False`, which mmdeploy uses."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    model = randomise_norms(MobileFormer(TINY, out_tokens=True)).eval()
+    image = torch.randn(2, 3, 64, 64)
+    torch.onnx.export(model, (image,), tmp_path / 'model.onnx', input_names=['image'], opset_version=18, dynamo=False)
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
+    with torch.no_grad():
+        for out, expected in zip(session.run(None, dict(image=image.numpy())), model(image), strict=True):
+            np.testing.assert_allclose(out, expected, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_exports_to_onnx(tmp_path):
     model = randomise_norms(MobileFormer(TINY, out_indices=(0, 1, 2), out_tokens=True)).eval()
