@@ -5,9 +5,11 @@ _base_ = [
     '../_base_/detection_runtime.py',
 ]
 
+from qbheat_mm.environment import read_env  # noqa: E402
+
 img_size = 160
 max_epochs = 12
-data_root = '{{$DATA_ROOT:work_dirs/demo/data}}/detection/'
+data_root = read_env('DATA_ROOT', 'work_dirs/demo/data') + '/detection/'
 metainfo = dict(classes=('astronaut', 'chelsea', 'coffee', 'stereo_motorcycle'))
 
 deformable = dict(embed_dims=256, num_levels=1, dropout=0.0)

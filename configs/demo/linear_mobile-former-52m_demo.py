@@ -6,10 +6,12 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+from qbheat_mm.environment import read_env  # noqa: E402
+
 img_size = 128
 max_epochs = 12
 num_classes = 8
-data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
+data_root = read_env('DATA_ROOT', 'work_dirs/demo/data')
 model = dict(data_preprocessor=dict(num_classes=num_classes), head=dict(num_classes=num_classes))
 
 train_dataloader = dict(

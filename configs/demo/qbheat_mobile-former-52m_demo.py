@@ -4,9 +4,11 @@ _base_ = [
     '../_base_/qbheat_runtime.py',
 ]
 
+from qbheat_mm.environment import read_env  # noqa: E402
+
 img_size = 128
 max_epochs = 14
-data_root = '{{$DATA_ROOT:work_dirs/demo/data}}'
+data_root = read_env('DATA_ROOT', 'work_dirs/demo/data')
 # larger than the default: the results of the demo were measured with this decoder
 model = dict(decoder=dict(embed_dims=192, depth=2, num_heads=6))
 

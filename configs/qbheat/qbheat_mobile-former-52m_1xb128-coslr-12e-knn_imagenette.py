@@ -1,7 +1,9 @@
 # The same pre-training with k-NN accuracy before it and after every second epoch. Labels are used for evaluation only.
 _base_ = './qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py'
 
-data_root = '{{$DATA_ROOT:data/imagenette}}'
+from qbheat_mm.environment import read_env  # noqa: E402
+
+data_root = read_env('DATA_ROOT', 'data/imagenette')
 pipeline = [
     dict(type='LoadImage'),
     dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='bicubic'),

@@ -5,11 +5,12 @@
 _base_ = []  # without it, mmengine takes a config with an import for a lazy one
 
 from qbheat_mm.datasets.coco import read_classes  # noqa: E402
+from qbheat_mm.environment import read_env  # noqa: E402
 
-data_root = '{{$DATA_ROOT:data/custom}}'
+data_root = read_env('DATA_ROOT', 'data/custom')
 train_ann = f'{data_root}/annotations/instances_train.json'
 val_ann = f'{data_root}/annotations/instances_val.json'
-classes = read_classes(train_ann, only='{{$CLASSES:all}}')
+classes = read_classes(train_ann, only=read_env('CLASSES', 'all'))
 num_classes = len(classes)
 
 train_pipeline = [

@@ -1,5 +1,9 @@
 # COCO with DETR's augmentation: random flip, sizes and crops. DATA_ROOT holds annotations/, train2017/ and val2017/.
-data_root = '{{$DATA_ROOT:data/coco}}/'
+_base_ = []  # without it, mmengine takes a config with an import for a lazy one
+
+from qbheat_mm.environment import read_env  # noqa: E402
+
+data_root = read_env('DATA_ROOT', 'data/coco') + '/'
 
 scales = [(480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333)]
 scales += [(672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333)]

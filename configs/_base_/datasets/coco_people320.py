@@ -2,7 +2,9 @@
 # annotations/instances_{train,val}.json. Classes: the ten with the most training boxes, in the order of the file.
 _base_ = './coco_detr.py'
 
-data_root = '{{$DATA_ROOT:data/coco_people320}}/'
+from qbheat_mm.environment import read_env  # noqa: E402
+
+data_root = read_env('DATA_ROOT', 'data/coco_people320') + '/'
 classes = (
     'person',
     'car',

@@ -1,6 +1,10 @@
 # ImageNet-1k with labels: DATA_ROOT holds train/ and val/, a folder per class. Augmentation: crops and flips.
+_base_ = []  # without it, mmengine takes a config with an import for a lazy one
+
+from qbheat_mm.environment import read_env  # noqa: E402
+
 dataset_type = 'ImageNet'
-data_root = '{{$DATA_ROOT:data/imagenet}}'
+data_root = read_env('DATA_ROOT', 'data/imagenet')
 
 train_pipeline = [
     dict(type='LoadImage'),

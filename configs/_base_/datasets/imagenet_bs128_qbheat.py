@@ -1,4 +1,8 @@
 # ImageNet-1k's training images without labels: DATA_ROOT holds train/, as in mmpretrain.
+_base_ = []  # without it, mmengine takes a config with an import for a lazy one
+
+from qbheat_mm.environment import read_env  # noqa: E402
+
 img_size = 224
 
 train_pipeline = [
@@ -18,7 +22,7 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='ImageFolderDataset',
-        data_root='{{$DATA_ROOT:data/imagenet}}',
+        data_root=read_env('DATA_ROOT', 'data/imagenet'),
         data_prefix='train',
         with_label=False,
         pipeline=train_pipeline,

@@ -1,6 +1,8 @@
 # Imagenette's training images without labels at 128 px, two views of each.
 _base_ = './imagenet_bs32_mocov2.py'
 
+from qbheat_mm.environment import read_env  # noqa: E402
+
 img_size = 128
 view_pipeline = [dict(_base_.view_pipeline[0], scale=img_size), *_base_.view_pipeline[1:]]
 train_pipeline = [
@@ -11,5 +13,5 @@ train_pipeline = [
 train_dataloader = dict(
     batch_size=128,
     num_workers=2,
-    dataset=dict(data_root='{{$DATA_ROOT:data/imagenette}}', pipeline=train_pipeline),
+    dataset=dict(data_root=read_env('DATA_ROOT', 'data/imagenette'), pipeline=train_pipeline),
 )

@@ -1,6 +1,10 @@
 # Imagenette, or any class folders, at 128 px: DATA_ROOT holds train/ and val/ with a folder per class.
-data_root = '{{$DATA_ROOT:data/imagenette}}'
-num_classes = int('{{$NUM_CLASSES:10}}')
+_base_ = []  # without it, mmengine takes a config with an import for a lazy one
+
+from qbheat_mm.environment import read_env  # noqa: E402
+
+data_root = read_env('DATA_ROOT', 'data/imagenette')
+num_classes = read_env('NUM_CLASSES', 10)
 img_size = 128
 
 train_pipeline = [
