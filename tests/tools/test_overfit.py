@@ -37,37 +37,56 @@ def write_random_backbone(cfg: Config, image_dir: Path, out: Path) -> None:
     torch.save({f'backbone.{key}': value for key, value in backbone.state_dict().items()}, out)
 
 
-def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> None:
+def small_transformer(model: Config, classes: int) -> dict:
     """One layer in the encoder, two in the decoder, and no dropout: the test is of the path, not the size."""
     encoder = dict(self_attn_cfg=dict(dropout=0.0), ffn_cfg=dict(feedforward_channels=512, ffn_drop=0.0))
-    attention = dict(dropout=0.0) if cfg.model.type == 'DETR' else dict(attn_drop=0.0)
+    attention = dict(dropout=0.0) if model.type == 'DETR' else dict(attn_drop=0.0)
     decoder = dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=encoder['ffn_cfg'])
+    return dict(
+        num_queries=20,
+        test_cfg=dict(max_per_img=20),
+        neck=dict(norm_cfg=dict(type='GN', num_groups=32)),
+        encoder=dict(num_layers=1, layer_cfg=encoder),
+        decoder=dict(num_layers=2, layer_cfg=decoder),
+        bbox_head=dict(num_classes=classes),
+    )
+
+
+def own_size(model: Config, classes: int) -> dict:
+    """A detector with a feature pyramid as it is, without changes of the images' size."""
+    head = dict(bbox_head=dict(num_classes=classes))
+    return dict(
+        data_preprocessor=dict(batch_augments=None), **(dict(roi_head=head) if model.type == 'FasterRCNN' else head)
+    )
+
+
+def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> None:
+    """A short schedule on eight images, and a model to match."""
     # 160 px is the size of the images; the detector needs the scale_factor of Resize.
     dataset = coco_dataset(data, classes=classes, pipeline=detection_pipeline(160)) | dict(ann_file=ANN_FILE)
-    loader = dict(batch_size=8, num_workers=0, persistent_workers=False, dataset=dataset)
+    loader = dict(batch_size=8, num_workers=0, persistent_workers=False, batch_sampler=None)
+    transformer = 'encoder' in cfg.model
+    model = (small_transformer if transformer else own_size)(cfg.model, len(classes))
     cfg.merge_from_dict(
         dict(
-            model=dict(
-                num_queries=20,
-                test_cfg=dict(max_per_img=20),
-                backbone=dict(init_cfg=dict(checkpoint=str(backbone))),
-                neck=dict(norm_cfg=dict(type='GN', num_groups=32)),
-                encoder=dict(num_layers=1, layer_cfg=encoder),
-                decoder=dict(num_layers=2, layer_cfg=decoder),
-                bbox_head=dict(num_classes=len(classes)),
-            ),
+            model=dict(model, backbone=dict(init_cfg=dict(checkpoint=str(backbone)))),
             # a finite sampler would end after each step, and mmengine then waits two seconds
             train_dataloader=dict(loader, sampler=dict(type='InfiniteSampler')),
-            val_dataloader=loader,
+            val_dataloader=dict(loader, dataset=dataset),
             val_evaluator=dict(ann_file=str(data / ANN_FILE)),
             **dict.fromkeys(('test_dataloader', 'test_evaluator', 'test_cfg')),
-            optim_wrapper=dict(optimizer=dict(lr=4e-4)),
+            optim_wrapper=dict(
+                optimizer=dict(lr=4e-4) if transformer else dict(_delete_=True, type='AdamW', lr=1e-3),
+            ),
             auto_scale_lr=dict(enable=False),
             train_cfg=dict(
                 _delete_=True, type='IterBasedTrainLoop', max_iters=ITERATIONS, val_interval=ITERATIONS // 10
             ),
         )
     )
+    cfg.train_dataloader.dataset = dataset  # in place of mmdet's wrapper for mosaics
+    for name in ('ema', 'mode_switch', 'pipeline_switch'):  # of hundreds of epochs
+        cfg.default_hooks.pop(name, None)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=ITERATIONS),
@@ -76,7 +95,18 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif(ITERATIONS < 100, reason='minutes of training; QBHEAT_OVERFIT=300 (iterations) asks for it')
-@pytest.mark.parametrize('schedule', ['conditional-detr,8xb2-50e', 'detr,8xb2-150e'])
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        'conditional-detr,8xb2-50e',
+        'detr,8xb2-150e',
+        'retinanet,8xb2-12e',
+        'fcos,8xb2-12e',
+        'faster-rcnn,8xb2-12e',
+        'rtmdet-tiny,8xb32-300e',
+        'yolox-tiny,8xb8-300e',
+    ],
+)
 def test_eight_images_are_overfitted(schedule, tmp_path):
     pytest.importorskip('skimage')
     detector, schedule = schedule.split(',')

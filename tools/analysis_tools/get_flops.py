@@ -2,6 +2,10 @@
 
     python tools/analysis_tools/get_flops.py configs/mobile_former/mobile-former-294m_8xb128-coslr-450e_in1k.py
     python tools/analysis_tools/get_flops.py CONFIG --shape 800 1216 --cfg-options model.backbone.arch=52m
+    python tools/analysis_tools/get_flops.py configs/detection/CONFIG --shape 320 --time 5
+
+The last row is the trained part: of a detector on a frozen backbone, all behind the backbone. ``--time`` adds the
+milliseconds of a CPU core that an image takes, the least of several runs.
 
 One multiply-add counts as one FLOP; norms are counted, element-wise operations are not, as fvcore does. Detectors
 are counted to the outputs of their head, self-supervised models in their encoder, on a whole image.
@@ -10,6 +14,8 @@ are counted to the outputs of their head, self-supervised models in their encode
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -72,11 +78,31 @@ def report(model: BaseModel, shape: tuple[int, int]) -> dict[str, tuple[int, int
     return {name: (parameters[name], int(flops[name])) for name in parts} | {'total': (parameters[''], int(flops['']))}
 
 
+def trained_part(model: BaseModel, counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Parameters that train, and the FLOPs of all but a frozen backbone."""
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    backbone = getattr(model, 'backbone', None)
+    frozen = backbone is not None and not any(parameter.requires_grad for parameter in backbone.parameters())
+    return parameters, counts['total'][1] - (counts['backbone'][1] if frozen else 0)
+
+
+def milliseconds(call: Callable[[], object], runs: int) -> float:
+    """The least time of a CPU core that a call took; the time of other processes does not count."""
+    times = []
+    with torch.no_grad():
+        for _ in range(runs):
+            start = time.process_time()
+            call()
+            times.append(time.process_time() - start)
+    return 1000 * min(times)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the table of the config named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a config of mmpretrain or mmdet')
     parser.add_argument('--shape', type=int, nargs='+', default=[224], help='height and width, or one side of both')
+    parser.add_argument('--time', type=int, metavar='RUNS', help='time the model and its backbone this many times')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override')
     args = parser.parse_args(argv)
     if len(args.shape) > 2:
@@ -85,8 +111,15 @@ def main(argv: list[str] | None = None) -> None:
     cfg.merge_from_dict(args.cfg_options)
     height, width = args.shape if len(args.shape) == 2 else args.shape * 2
     print(f'{"at " + str(height) + " x " + str(width):<20} {"parameters":>12} {"FLOPs":>16}')
-    for name, (parameters, flops) in report(build_model(cfg), (height, width)).items():
+    model = build_model(cfg)
+    counts = report(model, (height, width))
+    for name, (parameters, flops) in (counts | {'trained part': trained_part(model, counts)}).items():
         print(f'{name:<20} {parameters:>12,} {flops:>16,}')
+    if args.time:
+        image = torch.zeros(1, 3, height, width)
+        for name, call in dict(total=model, backbone=getattr(model, 'backbone', None)).items():
+            if call is not None:
+                print(f'{name:<20} {milliseconds(partial(call, image), args.time):>12,.0f} ms of a CPU core')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,129 @@
+"""Any detector of MMDetection's model zoo on Mobile-Former: a training step and a prediction on random data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mmdet
+import torch
+import yaml
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qbheat_mm.models import MobileFormer
+
+MIM = Path(mmdet.__file__).parent / '.mim'
+SIDE = 128  # of the images
+
+
+@MODELS.register_module()
+class MobileFormerAsAnother(nn.Module):
+    """Mobile-Former 52m with the sizes and channels of another backbone's outputs."""
+
+    def __init__(self, channels: list[int], strides: list[int]) -> None:
+        super().__init__()
+        self.backbone = MobileFormer('52m', out_indices=(0, 1, 2, 3))
+        self.strides = strides
+        # the stage of the same stride, or the nearest
+        self.stages = [min(max(stride.bit_length() - 3, 0), 3) for stride in self.strides]
+        own = [stage.shape[1] for stage in self.backbone(torch.rand(1, 3, 64, 64))]
+        self.mappers = nn.ModuleList(
+            nn.Conv2d(own[stage], count, 1) for stage, count in zip(self.stages, channels, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features (N, C_i, H / s_i, W / s_i)."""
+        stages = self.backbone(x)
+        sizes = [tuple(side // stride for side in x.shape[2:]) for stride in self.strides]
+        return tuple(
+            mapper(F.interpolate(stages[stage], size))
+            for mapper, stage, size in zip(self.mappers, self.stages, sizes, strict=True)
+        )
+
+
+def index() -> dict[str, list[str]]:
+    """Configs of detectors in the model zoo's index, by family; there is one metafile for each."""
+    families = {}
+    for file in yaml.safe_load((MIM / 'model-index.yml').read_text())['Import']:
+        content = yaml.safe_load((MIM / file).read_text())
+        configs = [
+            model['Config']
+            for model in (content['Models'] if isinstance(content, dict) else content)
+            if any(result['Task'] == 'Object Detection' for result in model.get('Results') or ())
+        ]
+        if configs:
+            families[Path(file).parent.name] = [each for each in configs if (MIM / each).is_file()]
+    return families
+
+
+def _adapt(cfg: ConfigDict | list) -> None:
+    """No checkpoints, and BatchNorm in place of SyncBN, which needs GPUs."""
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list)):
+            _adapt(value)
+    if isinstance(cfg, dict):
+        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+            cfg['type'] = 'BN'
+        if cfg.get('type') == 'Pretrained':
+            cfg.clear()
+        if not cfg.get('init_cfg', True):
+            cfg['init_cfg'] = None
+
+
+def layout(backbone: dict) -> dict[str, list[int]]:
+    """Channels and strides of a backbone's outputs, computed without numbers where its class can be built so."""
+    for device in ('meta', 'cpu'):
+        try:
+            with torch.device(device), torch.no_grad():
+                module = MODELS.build(backbone)
+                module.eval()
+                outputs = module(torch.rand(1, 3, SIDE, SIDE))
+            break
+        except (RuntimeError, NotImplementedError):
+            if device == 'cpu':
+                raise
+    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+    return dict(
+        channels=[each.shape[1] for each in outputs], strides=[round(SIDE / each.shape[-1]) for each in outputs]
+    )
+
+
+def build(config: str) -> nn.Module:
+    """A config's detector, its backbone replaced."""
+    cfg = Config.fromfile(MIM / config).model
+    _adapt(cfg)
+    cfg.get('data_preprocessor', {}).pop('batch_augments', None)
+    cfg.backbone = dict(type='MobileFormerAsAnother', **layout(cfg.backbone))
+    return MODELS.build(cfg)
+
+
+def step_and_predict(config: str, side: int = SIDE) -> None:
+    """A training step and a prediction on images of ``side`` px.
+
+    Raises:
+        Exception: Whatever goes wrong.
+    """
+    torch.manual_seed(0)
+    model = build(config)
+    model.init_weights()
+    masks = bool(getattr(model, 'with_mask', False))
+    semantic = bool(getattr(model, 'with_semantic', False) or 'panoptic' in config)
+    shapes = [[3, side, side]] * 2
+
+    def batch() -> dict:
+        return demo_mm_inputs(2, shapes, num_classes=2, num_items=[2, 3], with_mask=masks, with_semantic=semantic)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    model.train()
+    loss, _ = model.parse_losses(model(**model.data_preprocessor(batch(), training=True), mode='loss'))
+    loss.backward()
+    assert loss.isfinite()
+    assert any(each.grad is not None for each in model.backbone.backbone.parameters())
+    optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(batch()), mode='predict')
+    assert all(result.pred_instances.bboxes.isfinite().all() for result in results)
