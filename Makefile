@@ -40,7 +40,7 @@ test-all: setup setup-openmmlab
 	@OMP_NUM_THREADS=1 $(SECOND)/bin/python $(PYTEST) -m "not second_family and not fuzz"
 
 lint: setup
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -17,6 +17,23 @@ import sys
 import time
 from pathlib import Path
 
+WORK_DIR = Path('work_dirs/demo')
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
+    parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
+    args = parser.parse_args()
+    if args.work_dir.exists() and args.work_dir.resolve() != WORK_DIR.resolve():
+        parser.error(f'"{args.work_dir}" exists; name another folder or remove it.')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from make_data import make_demo_data
 from mmengine.config import Config
 
@@ -28,7 +45,6 @@ from qbheat_mm.visualization import draw_reconstructions
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
-WORK_DIR = Path('work_dirs/demo')
 OWN_TRAIN = 1920  # training images of the demo itself; fewer images are trained on for more epochs
 
 
@@ -118,15 +134,10 @@ def summarize(work_dir: Path, num_classes: int, seconds: dict[str, float]) -> di
 
 def main() -> None:
     """Run all stages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
-    parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
-    args = parser.parse_args()
+    args = parse_args()
     work_dir = args.work_dir.resolve()
     if work_dir == WORK_DIR.resolve():
         shutil.rmtree(work_dir, ignore_errors=True)
-    elif work_dir.exists():
-        parser.error(f'"{work_dir}" exists; name another folder or remove it.')
 
     print('== data: crops of the photographs that scikit-image bundles', flush=True)
     images = work_dir / 'data'

@@ -65,8 +65,8 @@ def test_links_anchors_paths_and_options_exist(page):
         assert (ROOT / known).exists() or path.endswith('/mine.py'), path
     for _, block in commands(page):
         for script, rest in re.findall(r'((?:tools|studies|demo)/\S+\.py)([^\n;|]*)', block.replace('\\\n', ' ')):
-            # Options that tools share are added by a module beside them, or by the package.
-            shared = [ROOT / 'qbheat_mm/engine/launch.py', *(ROOT / script).parent.glob('_*.py')]
+            # Options that tools share are added by a module beside them, or beside the package.
+            shared = [ROOT / 'qbheat_mm_cli.py', *(ROOT / script).parent.glob('_*.py')]
             known = ''.join(path.read_text() for path in (ROOT / script, *shared)) + "'--help'"
             assert all(f"'{option}'" in known for option in re.findall(r' (--[a-z][\w-]*)', rest)), rest
 

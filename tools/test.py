@@ -9,12 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import mmengine
-from mmengine.config import Config
-from mmengine.evaluator import DumpResults
-
-from qbheat_mm.checkpoint import atomic_write
-from qbheat_mm.engine.launch import add_run_arguments, build_runner, complete_config
+from qbheat_mm_cli import add_run_arguments
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +22,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th image')
     return add_run_arguments(parser).parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import mmengine
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from qbheat_mm.checkpoint import atomic_write
+from qbheat_mm.engine.launch import build_runner, complete_config
 
 
 def keep_detections(cfg: Config) -> None:

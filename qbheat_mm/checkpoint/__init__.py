@@ -1,6 +1,5 @@
 from .atomic import atomic_dir, atomic_write
 from .loading import (
-    TRUST_HELP,
     CheckpointError,
     bare,
     guard,
@@ -14,7 +13,6 @@ from .loading import (
 from .publishing import publish
 
 __all__ = [
-    'TRUST_HELP',
     'CheckpointError',
     'atomic_dir',
     'atomic_write',

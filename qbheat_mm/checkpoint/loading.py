@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ..text import join_names
 
 PLAIN, TRUSTED = 'plain://', 'trusted://'
-TRUST_HELP = 'allow code in the checkpoint, which raw files of stock mmengine runs need; only for files that you trust'
 
 
 class CheckpointError(RuntimeError):

@@ -15,29 +15,18 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint import TRUST_HELP, guard_init_cfg
+from ..checkpoint import guard_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 
 # For these, mmengine's Runner takes None as "leave it out"; for any other name it fails.
 MMENGINE_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the arguments that training and testing share, for :func:`complete_config`."""
-    parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
-    parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override fields of the config, e.g. optim_wrapper.optimizer.lr=1e-3',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+def merge_options(cfg: Config, options: list[str]) -> None:
+    """Override fields of ``cfg`` with ``KEY=VALUE`` texts, as mmengine's ``DictAction`` reads them."""
+    read = argparse.Namespace()
+    DictAction([], 'options')(None, read, options)
+    cfg.merge_from_dict(read.options)
 
 
 def complete_config(cfg: Config, args: argparse.Namespace) -> None:
@@ -45,7 +34,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     adapt_to_device(cfg)
     prepare_hooks(cfg, args.trust_checkpoint)
