@@ -96,7 +96,7 @@ def train_two_steps(cfg: Config, work_dir) -> Runner:
     'name',
     [
         'qbheat/qbheat_mobile-former-294m_8xb128-amp-coslr-200e_in1k.py',
-        'qbheat/qbheat_mobile-former-52m_1xb64-coslr-100e_folder.py',
+        'qbheat/qbheat-hog_mobile-former-52m_1xb64-coslr-100e_folder.py',
         'mobile_former/mobile-former-26m_8xb128-coslr-450e_in1k.py',
     ],
 )
