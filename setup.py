@@ -38,10 +38,12 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['qbheat_mm', 'qbheat_mm.*']),
+    py_modules=['qbheat_mm_cli'],
+    package_data={'qbheat_mm': ['py.typed']},
     cmdclass={'build_py': BuildWithConfigs},
     # Two families of OpenMMLab packages share their import names and overwrite each other's files, so neither is a
     # hard requirement: `pip install qbheat_mm[onedl]` or `qbheat_mm[openmmlab]` selects one.
-    install_requires=['pycocotools', 'pydantic>=2.6', 'safetensors'],
+    install_requires=['pycocotools', 'faster-coco-eval', 'pydantic>=2.6', 'safetensors'],
     extras_require={
         'onedl': requirements('onedl'),
         'openmmlab': requirements('openmmlab'),
@@ -52,6 +54,7 @@ setup(
         'License :: OSI Approved :: Apache Software License',
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
+        'Typing :: Typed',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
 )

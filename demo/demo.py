@@ -17,6 +17,25 @@ import sys
 import time
 from pathlib import Path
 
+WORK_DIR = Path('work_dirs/demo')
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
+    parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
+    args = parser.parse_args()
+    if args.work_dir.exists() and args.work_dir.resolve() != WORK_DIR.resolve():
+        parser.error(f'"{args.work_dir}" exists; name another, or remove it.')
+    if args.data and args.data.resolve().is_relative_to(args.work_dir.resolve()):
+        parser.error(f'"{args.data}" lies in the work dir "{args.work_dir}", which is emptied; move one of them.')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from make_data import make_demo_data
 from mmengine.config import Config
 
@@ -28,7 +47,6 @@ from qbheat_mm.visualization import draw_reconstructions
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
-WORK_DIR = Path('work_dirs/demo')
 OWN_TRAIN = 1920  # training images of the demo itself; fewer images are trained on for more epochs
 
 
@@ -48,7 +66,8 @@ def train(name: str, config: str, work_dir: Path, data: Path, options: dict) -> 
     command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIGS / config, '--work-dir', folder]
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    env = dict(os.environ, DATA_ROOT=str(data), PYTHONUNBUFFERED='1')
+    # NO_COLOR: Jupyter asks for colors, whose codes would be in the log
+    env = dict(os.environ, DATA_ROOT=str(data), PYTHONUNBUFFERED='1', NO_COLOR='1')
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     start = time.monotonic()
     with log.open('w') as file, subprocess.Popen(command, cwd=ROOT, env=env, **pipe) as process:
@@ -117,17 +136,10 @@ def summarize(work_dir: Path, num_classes: int, seconds: dict[str, float]) -> di
 
 def main() -> None:
     """Run all stages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
-    parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
-    args = parser.parse_args()
+    args = parse_args()
     work_dir = args.work_dir.resolve()
-    if args.data and args.data.resolve().is_relative_to(work_dir):
-        parser.error(f'"{args.data}" lies in the work dir "{work_dir}", which is emptied; move one of them.')
     if work_dir == WORK_DIR.resolve():
         shutil.rmtree(work_dir, ignore_errors=True)
-    elif work_dir.exists():
-        parser.error(f'"{work_dir}" exists; name another, or remove it.')
 
     print('== data: crops of the photographs that scikit-image bundles', flush=True)
     images = work_dir / 'data'

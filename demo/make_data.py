@@ -10,7 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', type=Path, help='folder to write, which must not exist')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -128,14 +140,12 @@ def make_demo_data(out: Path) -> None:
 
 
 def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path, help='folder to write, which must not exist')
-    out = parser.parse_args().out
+    """Write the data."""
+    out = parse_args().out
     try:
         make_demo_data(out)
     except OSError as error:
-        parser.error(str(error))
+        sys.exit(f'make_data: {error}')
     print(f'wrote {out}: {len(PHOTOS)} photographs as classes, {len(OBJECTS)} as objects to detect')
 
 

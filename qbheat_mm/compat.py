@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from functools import cache, wraps
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -27,13 +28,41 @@ BUILD_MMCV_OPS = (
 )
 
 
-def check_packages() -> None:
-    """Import mmengine, mmcv and mmpretrain, and mmdet where it is installed.
+# What the packages say on each start without a need to act. They are held back; everything else passes.
+KNOWN_MESSAGES = {  # of onedl-mmpretrain 1.3.6 and onedl-mmdetection 3.5.1: OneDL's own datasets, a separate package
+    'Could not import OneDL',
+    'Could not import OneDL. Skipping OneDL datasets.',
+}
+KNOWN_WARNINGS = {  # message -> module; of mmdet 3.3.0 and onedl-mmdetection 3.5.1, once in a run
+    'To copy construct from a tensor, it is recommended': r'mmdet\.models\.losses\.cross_entropy_loss',
+}
+
+
+def hold_back_known_messages() -> None:
+    """Keep ``KNOWN_MESSAGES`` and ``KNOWN_WARNINGS`` off the terminal, in packages that are imported afterwards."""
+    for message, module in KNOWN_WARNINGS.items():
+        warnings.filterwarnings('ignore', message, module=module)
+    from mmengine import logging as mmengine_logging
+
+    original = mmengine_logging.print_log
+    if hasattr(original, '__wrapped__'):
+        return
+
+    @wraps(original)
+    def print_log(msg, *args, **kwargs) -> None:
+        if msg not in KNOWN_MESSAGES:
+            original(msg, *args, **kwargs)
+
+    mmengine_logging.print_log = print_log
+
+
+def check_packages(*names: str) -> None:
+    """Import packages; mmdet where it is installed.
 
     Raises:
         ImportError: If one is missing or refuses another's version; says what to install.
     """
-    for name in ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet'):
+    for name in names:
         if name == 'mmdet' and find_spec(name) is None:
             return  # pre-training and probing do without
         try:
@@ -207,7 +236,9 @@ def allow_switched_off_hooks() -> None:
 
 def apply() -> None:
     """Check the packages and apply every patch that they need."""
-    check_packages()
+    check_packages('torch', 'mmengine')
+    hold_back_known_messages()
+    check_packages('mmcv', 'mmpretrain', 'mmdet')
     allow_negative_hue_factors()
     provide_mmcv_ops()
     use_pytorch_deformable_attention()

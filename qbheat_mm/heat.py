@@ -75,9 +75,8 @@ def propagator(generator: Tensor, displacement: float | Tensor, scheme: Scheme =
         if scheme == 'exp':
             return torch.linalg.matrix_exp(step)
         identity = torch.eye(step.shape[-1], dtype=step.dtype, device=step.device)
-        if scheme == 'euler':
-            return identity + step
-        return torch.linalg.matrix_power(identity + step / scheme, scheme)
+        sub_steps = scheme if isinstance(scheme, int) else 1
+        return torch.linalg.matrix_power(identity + step / sub_steps, sub_steps)
 
 
 def norm_linear_step(z: Tensor, generator: Tensor, displacement: float | Tensor, sub_steps: int = 1) -> Tensor:

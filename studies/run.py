@@ -26,6 +26,38 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def named_folder(text: str) -> tuple[str, str]:
+    """Parse NAME=FOLDER."""
+    name, found, folder = text.partition('=')
+    if not found:
+        raise argparse.ArgumentTypeError(f'"{text}" is not NAME=FOLDER.')
+    return name, str(Path(folder).resolve())
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', type=Path, help='study file')
+    parser.add_argument(
+        '--only', nargs='+', default=['*'], metavar='STAGE', help='run these stages, e.g. "qbheat/seed0/*"'
+    )
+    parser.add_argument('--redo', action='store_true', help='rerun stages measured with another version or config')
+    parser.add_argument('--data', nargs='+', default=[], metavar='NAME=FOLDER', type=named_folder, help='image folders')
+    parser.add_argument('--results', type=Path, default=ROOT / 'results', help='records and report (%(default)s)')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs', help='all other files (%(default)s)')
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument('--list', action='store_true', help='list the stages and their states')
+    mode.add_argument('--report-only', action='store_true', help='make tables and figures from the records')
+    mode.add_argument('--slurm', action='store_true', help='print Slurm jobs instead of running the stages')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 import torch
 import yaml
 from mmengine.config import Config
@@ -38,7 +70,6 @@ from qbheat_mm.engine.schedules import epoch_options
 from qbheat_mm.text import join_names
 from qbheat_mm.version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob('configs/*/*.py'))]
 TOOLS = dict(knn='knn_eval.py', heat_hypothesis='heat_hypothesis.py', reconstruct='reconstruct.py')
 REQUIRED = dict(data=dict, seeds=list, pretraining=dict, evaluation=dict, tables=list)
@@ -365,31 +396,6 @@ def slurm_jobs(study: Study, stages: list[Stage], arguments: list[str]) -> Itera
         yield f"{jobs[stage.name]}=$({submit}{wait} -J {stage.name} --wrap '{script} --only {stage.name}')"
     everything = ':'.join(f'${job}' for job in jobs.values())
     yield f"{submit} --dependency=afterany:{everything} -J report --wrap '{script} --report-only'"
-
-
-def named_folder(text: str) -> tuple[str, str]:
-    """Parse NAME=FOLDER."""
-    name, found, folder = text.partition('=')
-    if not found:
-        raise argparse.ArgumentTypeError(f'"{text}" is not NAME=FOLDER.')
-    return name, str(Path(folder).resolve())
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('study', type=Path, help='study file')
-    parser.add_argument(
-        '--only', nargs='+', default=['*'], metavar='STAGE', help='run these stages, e.g. "qbheat/seed0/*"'
-    )
-    parser.add_argument('--redo', action='store_true', help='rerun stages measured with another version or config')
-    parser.add_argument('--data', nargs='+', default=[], metavar='NAME=FOLDER', type=named_folder, help='image folders')
-    parser.add_argument('--results', type=Path, default=ROOT / 'results', help='records and report (%(default)s)')
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs', help='all other files (%(default)s)')
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument('--list', action='store_true', help='list the stages and their states')
-    mode.add_argument('--report-only', action='store_true', help='make tables and figures from the records')
-    mode.add_argument('--slurm', action='store_true', help='print Slurm jobs instead of running the stages')
-    return parser.parse_args()
 
 
 def main() -> None:

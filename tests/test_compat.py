@@ -79,6 +79,26 @@ def test_real_ops_are_left_alone(monkeypatch):
     assert compat.has_compiled_ops()
 
 
+def test_known_messages_are_held_back_and_others_pass():
+    printed = run(
+        sys.executable,
+        '-c',
+        textwrap.dedent("""
+            import warnings
+            import qbheat_mm, mmdet.evaluation, mmdet.models
+            from mmengine.logging import print_log
+            print_log('Could not import OneDL')
+            print_log('Could not import OneDL: a broken installation')
+            message = 'To copy construct from a tensor, it is recommended to ...'
+            for module in ('mmdet.models.losses.cross_entropy_loss', 'mine'):
+                warnings.warn_explicit(message, UserWarning, f'{module}.py', 1, module)
+        """),
+    )
+    first, second = printed.splitlines()
+    assert first == 'Could not import OneDL: a broken installation'
+    assert second.startswith('mine.py:1: UserWarning: To copy')
+
+
 @pytest.mark.parametrize(('installed', 'disabled'), [('5.1.0', True), ('4.57.0', False)])
 def test_multimodal_models_are_disabled_from_transformers_5_on(installed, disabled):
     code = f"""

@@ -10,13 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-import mmengine
-from mmengine.config import Config
-from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
-
-from qbheat_mm.checkpoint import atomic_write
-from qbheat_mm.engine.launch import add_run_arguments, build_runner, complete_config
+from qbheat_mm_cli import add_run_arguments
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,6 +23,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='draw predictions into this folder, with the sub-folders of the data')
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th image')
     return add_run_arguments(parser).parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import mmengine
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+from qbheat_mm.checkpoint import atomic_write
+from qbheat_mm.engine.launch import build_runner, complete_config
 
 
 def keep_detections(cfg: Config) -> None:

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import Config
-
-from qbheat_mm.engine.feature_cache import cache_features
-from qbheat_mm.engine.launch import (
-    add_run_arguments,
-    build_runner,
-    check_batches,
-    claim_work_dir,
-    complete_config,
-    train,
-)
+from qbheat_mm_cli import add_run_arguments
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,6 +34,15 @@ def parse_args() -> argparse.Namespace:
         help='a probe on frozen features without augmentation: compute them once and keep them in FOLDER',
     )
     return add_run_arguments(parser).parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+from mmengine.config import Config
+
+from qbheat_mm.engine.feature_cache import cache_features
+from qbheat_mm.engine.launch import build_runner, check_batches, claim_work_dir, complete_config, train
 
 
 def apply_args(cfg: Config, args: argparse.Namespace) -> None:

@@ -74,7 +74,7 @@ class QBHeatInferencer(BaseInferencer):
     @torch.no_grad()
     def extract_feat(self, inputs, batch_size: int = 8) -> list[tuple[Tensor, ...]]:
         """Features of whole images: per image what the backbone returns, without the batch dimension."""
-        features = []
+        features: list[tuple[Tensor, ...]] = []
         for data in self.preprocess(list_images(inputs), batch_size):
             images = self.model.data_preprocessor(data, False)['inputs']
             outs = self.model.extract_feat(images)

@@ -1,7 +1,6 @@
 from .atomic import atomic_dir, atomic_write, refuse_existing
 from .fitting import load_pretrained, load_weights
 from .loading import (
-    TRUST_HELP,
     CheckpointError,
     bare,
     guard,
@@ -14,7 +13,6 @@ from .loading import (
 from .publishing import publish
 
 __all__ = [
-    'TRUST_HELP',
     'CheckpointError',
     'atomic_dir',
     'atomic_write',

@@ -25,7 +25,6 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
 TRUSTED = 'trusted://'
-TRUST_HELP = 'allow code in the checkpoint; only for files that you trust'
 
 
 class CheckpointError(RuntimeError):

@@ -16,34 +16,23 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..arguments import check_arguments
-from ..checkpoint import TRUST_HELP, trust_init_cfg
+from ..checkpoint import trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from ..checkpoint.work_dir import WorkDirError, claim
 from .options import check_options
 from .schedules import epoch_options
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the arguments that training and testing share, for :func:`complete_config`."""
-    parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument(
-        '--allow-partial',
-        action='store_true',
-        help='load the weights that fit the model and name the others; without this, all must fit',
-    )
-    parser.add_argument('--no-pin-memory', action='store_true', help='no pinned memory in the dataloaders')
-    parser.add_argument('--no-persistent-workers', action='store_true', help='new workers each epoch')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override fields of the config, e.g. optim_wrapper.optimizer.lr=1e-3',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+def read_options(options: list[str]) -> dict:
+    """Fields and values of ``KEY=VALUE`` texts, as mmengine's ``DictAction`` reads them."""
+    read = argparse.Namespace()
+    DictAction([], 'options')(None, read, options)
+    return read.options
+
+
+def merge_options(cfg: Config, options: list[str]) -> None:
+    """Override fields of ``cfg`` with ``KEY=VALUE`` texts."""
+    cfg.merge_from_dict(read_options(options))
 
 
 def complete_config(cfg: Config, args: argparse.Namespace) -> None:
@@ -51,7 +40,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    options = args.cfg_options or {}
+    options = read_options(args.cfg_options)
     for warning in check_options(cfg, options):
         notice(warning)
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)

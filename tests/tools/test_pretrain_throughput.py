@@ -30,7 +30,7 @@ def test_everything_is_measured_and_written(tool, tmp_path, capsys):
 
 
 def test_methods_share_backbone_stride_and_batch(tool):
-    args = tool.parse_options(['--arch', '52m', '--size', '96', '--batch-size', '3'])
+    args = tool.parse_args(['--arch', '52m', '--size', '96', '--batch-size', '3'])
     args.work_dir = 'unused'
     configs = {method: tool.build_config(method, args, from_files=False) for method in tool.METHODS}
     layouts = {(cfg.model.backbone.arch, cfg.model.backbone.output_stride) for cfg in configs.values()}
@@ -48,7 +48,7 @@ def test_pipelines_crop_to_the_size_that_is_asked_for(tool):
 
 
 def test_the_masked_model_learns_from_masked_patches_alone(tool):
-    args = tool.parse_options(['--arch', '26m', '--size', '64', '--batch-size', '2'])
+    args = tool.parse_args(['--arch', '26m', '--size', '64', '--batch-size', '2'])
     args.work_dir = 'unused'
     model = tool.MODELS.build(tool.build_config('masked', args, from_files=False).model)
     seen = []
@@ -80,7 +80,7 @@ def test_a_timed_method_is_compiled_again_afterwards(tool):
 )
 def test_what_cannot_be_is_refused(tool, argv):
     with pytest.raises(SystemExit):
-        tool.parse_options(argv)
+        tool.parse_args(argv)
 
 
 @pytest.mark.slow

@@ -5,14 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm.checkpoint import TRUST_HELP, guard, load_pretrained  # first: mmdet may need its mends
+from qbheat_mm_cli import add_cfg_options, add_trust
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a detection config')
+    parser.add_argument('checkpoint', help="the detector's weights")
+    add_trust(parser)
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the images')
+    parser.add_argument('--count', type=int, default=20, help='how many images, spread evenly over the test set')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='leave out detections scored lower')
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+from qbheat_mm.checkpoint import guard, load_pretrained  # before mmdet, which may need its patches
+from qbheat_mm.engine.launch import merge_options
 
 # isort: split
 import mmcv
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmdet.visualization import DetLocalVisualizer
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
@@ -68,25 +88,11 @@ def draw_detections(
     return files
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a detection config')
-    parser.add_argument('checkpoint', help="the detector's weights")
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the images')
-    parser.add_argument('--count', type=int, default=20, help='how many images, spread evenly over the test set')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='leave out detections scored lower')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    return parser.parse_args()
-
-
 def main() -> None:
     """Draw as the command line says."""
     args = parse_args()
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     files = draw_detections(cfg, guard(args.checkpoint, args.trust_checkpoint), args.out, args.count, args.score_thr)
     print(f'{len(files)} images in {args.out}')
 

@@ -19,13 +19,34 @@ from collections.abc import Callable
 from functools import partial
 from math import prod
 
+from qbheat_mm_cli import add_cfg_options
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='a config of mmpretrain or mmdet')
+    parser.add_argument('--shape', type=int, nargs='+', default=[224], help='height and width, or one side of both')
+    parser.add_argument('--time', type=int, metavar='RUNS', help='time the model and its backbone this many times')
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if len(args.shape) > 2:
+        parser.error(f'--shape takes a height and a width, not {len(args.shape)} numbers')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from mmengine.utils import import_modules_from_strings
+
+from qbheat_mm.engine.launch import merge_options
 
 
 def _shapes(values: list) -> list[list[int]]:
@@ -99,16 +120,9 @@ def milliseconds(call: Callable[[], object], runs: int) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table of the config named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a config of mmpretrain or mmdet')
-    parser.add_argument('--shape', type=int, nargs='+', default=[224], help='height and width, or one side of both')
-    parser.add_argument('--time', type=int, metavar='RUNS', help='time the model and its backbone this many times')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override')
-    args = parser.parse_args(argv)
-    if len(args.shape) > 2:
-        parser.error(f'--shape takes a height and a width, not {len(args.shape)} numbers')
+    args = parse_args(argv)
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     height, width = args.shape if len(args.shape) == 2 else args.shape * 2
     print(f'{"at " + str(height) + " x " + str(width):<20} {"parameters":>12} {"FLOPs":>16}')
     model = build_model(cfg)

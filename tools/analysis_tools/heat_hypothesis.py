@@ -23,6 +23,30 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from qbheat_mm_cli import add_trust
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='a config whose model.backbone builds a backbone of mmpretrain')
+    parser.add_argument('checkpoint', help='its weights: a whole model, or a backbone alone')
+    add_trust(parser)
+    parser.add_argument('--data', help="folder of images, any tree; else the data_root of the config's training set")
+    parser.add_argument('--out', type=Path, default='work_dirs/heat_hypothesis', help='folder for JSON and figure')
+    parser.add_argument('--device', help='device of the networks; default: the GPU where there is one')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in px (%(default)s)')
+    parser.add_argument('--num-images', type=int, default=1000, help='drawn from the folder (%(default)s)')
+    parser.add_argument('--level', type=int, default=-1, help='which feature map of the backbone (the last)')
+    parser.add_argument('--batch-size', type=int, default=32, help='images per batch (%(default)s)')
+    parser.add_argument('--num-workers', type=int, default=2, help='processes that read images (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the draw, the random weights, the shuffling')
+    return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 import matplotlib
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
@@ -35,7 +59,7 @@ from torch import Generator, randperm
 from torch.utils.data import DataLoader
 
 import qbheat_mm  # noqa: F401, registers the models
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict
+from qbheat_mm.checkpoint import CheckpointError, atomic_write, guard, read_state_dict
 from qbheat_mm.datasets.image_folder import list_images
 from qbheat_mm.evaluation.functional.features import build_encoder, calibrate_batch_norm, extract_features
 from qbheat_mm.evaluation.functional.heat_law import (
@@ -265,24 +289,6 @@ def _draw_eigenvalues(generators: dict, axes: plt.Axes) -> None:
     axes.legend(frameon=False)
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a config whose model.backbone builds a backbone of mmpretrain')
-    parser.add_argument('checkpoint', help='its weights: a whole model, or a backbone alone')
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    parser.add_argument('--data', help="folder of images, any tree; else the data_root of the config's training set")
-    parser.add_argument('--out', type=Path, default='work_dirs/heat_hypothesis', help='folder for JSON and figure')
-    parser.add_argument('--device', default=get_device(), help='device of the networks (%(default)s)')
-    parser.add_argument('--size', type=int, default=224, help='side of the images in px (%(default)s)')
-    parser.add_argument('--num-images', type=int, default=1000, help='drawn from the folder (%(default)s)')
-    parser.add_argument('--level', type=int, default=-1, help='which feature map of the backbone (the last)')
-    parser.add_argument('--batch-size', type=int, default=32, help='images per batch (%(default)s)')
-    parser.add_argument('--num-workers', type=int, default=2, help='processes that read images (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the draw, the random weights, the shuffling')
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write."""
     args = parse_args(arguments)
@@ -293,7 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = args.data or config.get('train_dataloader', {}).get('dataset', {}).get('data_root', '')
         fit, held_out = build_loaders(folder, args.size, args.num_images, args.seed, args.batch_size, args.num_workers)
         checkpoint = guard(args.checkpoint, args.trust_checkpoint)
-        report = examine(config, checkpoint, fit, held_out, args.size, args.level, args.seed, args.device)
+        report = examine(
+            config, checkpoint, fit, held_out, args.size, args.level, args.seed, args.device or get_device()
+        )
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         # An error in a worker holds its traceback; the last line is the message.
         sys.exit(f'heat_hypothesis: {str(error).strip().splitlines()[-1]}')

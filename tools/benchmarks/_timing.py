@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, a clock that waits for the device, rounds over alternatives."""
+"""What the benchmarks share: a clock that waits for the device, rounds over alternatives."""
 
 from __future__ import annotations
 
@@ -15,19 +15,10 @@ import torch
 MIB = 2**20
 
 
-def parse_args(parser: argparse.ArgumentParser, argv: list[str] | None, rounds: int) -> argparse.Namespace:
-    """Add the common options, parse, and set the number of threads."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('--device', default='cpu', type=torch.device)
-    parser.add_argument('--rounds', type=int, default=rounds, help='over all alternatives; medians are shown')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
-    parser.add_argument('--cpu-time', action='store_true', help='processor time, for a busy machine without a GPU')
-    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
-    args = parser.parse_args(argv)
-    if args.cpu_time and (args.device.type != 'cpu' or getattr(args, 'workers', 0)):
-        parser.error('--cpu-time is for --device cpu without workers, whose time it does not see')
+def use_device(args: argparse.Namespace) -> None:
+    """Set the number of threads, and make ``args.device`` PyTorch's."""
     torch.set_num_threads(args.threads)
-    return args
+    args.device = torch.device(args.device)
 
 
 class Clock:

@@ -18,8 +18,34 @@ import resource
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import _options
+
+FOLDER = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
+TRAINED = '+trained'  # behind a config: the same with its backbone trained
+CONFIGS = [str(FOLDER / f'detr_mobile-former-285m{frozen}_8xb2-150e_coco.py') for frozen in ('-frozen', '')]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('configs', nargs='*', default=CONFIGS, help='two, or one with a frozen backbone; default: DETR')
+    parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
+    parser.add_argument('--batch', type=int, default=2, help='images in a step')
+    parser.add_argument('--boxes', type=int, default=7, help='boxes in an image')
+    args = _options.parse_args(parser, argv, rounds=10)
+    if len(args.configs) == 1:
+        args.configs = [*args.configs, args.configs[0] + TRAINED]
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import qbheat_mm  # noqa: F401  # before the packages that it patches
+
+# isort: split
 import torch
-from _timing import MIB, Clock, median_rounds, parse_args, setting, write_json
+from _timing import MIB, Clock, median_rounds, setting, use_device, write_json
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -28,12 +54,6 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-
-import qbheat_mm  # noqa: F401
-
-FOLDER = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
-TRAINED = '+trained'  # behind a config: the same with its backbone trained
-CONFIGS = [str(FOLDER / f'detr_mobile-former-285m{frozen}_8xb2-150e_coco.py') for frozen in ('-frozen', '')]
 
 
 class Step:
@@ -115,14 +135,8 @@ def measure_memory(config: str, args: argparse.Namespace) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='*', default=CONFIGS, help='two, or one with a frozen backbone; default: DETR')
-    parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')
-    parser.add_argument('--batch', type=int, default=2, help='images in a step')
-    parser.add_argument('--boxes', type=int, default=7, help='boxes in an image')
-    args = parse_args(parser, argv, rounds=10)
-    if len(args.configs) == 1:
-        args.configs = [*args.configs, args.configs[0] + TRAINED]
+    args = parse_args(argv)
+    use_device(args)
     needs = {config: measure_memory(config, args) for config in args.configs}
     times = median_rounds({config: Step(config, args) for config in args.configs}, args.rounds, Clock(args))
     figures = {

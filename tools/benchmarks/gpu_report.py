@@ -25,8 +25,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from xml.etree import ElementTree
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[2]
 README = Path(__file__).with_name('README.md')
 BEGIN, END = '<!-- gpu-report: made by gpu_report.py -->', '<!-- end of gpu-report -->'
@@ -68,6 +66,8 @@ def environment(args: argparse.Namespace) -> dict:
     machine = dict(python=platform.python_version(), cores=os.cpu_count(), **found)
     if args.device == 'cpu':
         return dict(machine, device=platform.machine())
+    import torch  # seconds: after the arguments
+
     properties = torch.cuda.get_device_properties(0)
     return dict(
         machine,
@@ -305,10 +305,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.device = 'cpu' if args.quick else 'cuda'
     args.out = args.out or ROOT / 'work_dirs' / ('gpu_report_quick' if args.quick else 'gpu_report')
-    if not args.quick and not torch.cuda.is_available():
-        parser.error('there is no GPU that PyTorch can use; --quick tries every part on a CPU')
     if unknown := set(args.only or ()) - set(parts(args)):
         parser.error(f'--only: {", ".join(sorted(unknown))}: there are {", ".join(parts(args))}')
+    if not args.quick:
+        import torch  # seconds: after the other arguments
+
+        if not torch.cuda.is_available():
+            parser.error('there is no GPU that PyTorch can use; --quick tries every part on a CPU')
     return args
 
 

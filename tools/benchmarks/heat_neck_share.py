@@ -16,8 +16,27 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import _options
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--arch', default='285m', choices=_options.ARCHITECTURES)
+    parser.add_argument('--batch-size', type=int, default=256)
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
+    parser.add_argument('--bf16', action='store_true', help='autocast to bfloat16')
+    return _options.parse_args(parser, argv, rounds=7)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import qbheat_mm  # noqa: F401  # before the packages that it patches
+
+# isort: split
 import torch
-from _timing import Clock, median_rounds, parse_args, setting, write_json
+from _timing import Clock, median_rounds, setting, use_device, write_json
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -103,7 +122,7 @@ def build_steps(args: argparse.Namespace) -> dict:
     with torch.no_grad(), torch.autocast(**autocast):
         latent = next(iter(models.values())).encode(crop_quarter(images, origin, 16))
     for option in OPTIONS:
-        neck = HeatNeck(latent.shape[1], *option).to(device)
+        neck = HeatNeck(latent.shape[1], 'linear', *option).to(device)
         for parameter in neck.parameters():
             nn.init.normal_(parameter, std=0.02)
         steps[option] = neck_step(neck, latent, origin, autocast)
@@ -122,12 +141,8 @@ def shares(times: dict) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> None:
     """Time, print the table, write JSON where it was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
-    parser.add_argument('--batch-size', type=int, default=256)
-    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
-    parser.add_argument('--bf16', action='store_true', help='autocast to bfloat16')
-    args = parse_args(parser, argv, rounds=7)
+    args = parse_args(argv)
+    use_device(args)
     init_default_scope('mmpretrain')
     figures = setting(args, 'arch', 'batch_size', 'size', 'bf16')
     print(', '.join(f'{key} {value}' for key, value in figures.items()), flush=True)

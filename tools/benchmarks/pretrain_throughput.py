@@ -30,9 +30,70 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
+import _options
+
+METHODS = {
+    'qbheat': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
+    'supervised': 'mobile_former/mobile-former-285m_8xb128-coslr-450e_in1k.py',
+    'mocov2': 'mocov2/mocov2_mobile-former-285m_8xb32-coslr-200e_in1k.py',
+    'masked': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    flag = argparse.BooleanOptionalAction
+    parser.add_argument('--methods', default=','.join(METHODS), help='some of them, separated by commas')
+    parser.add_argument('--arch', default='285m', choices=_options.ARCHITECTURES)
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'])
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='default',
+        choices=['default', 'reduce-overhead', 'max-autotune'],
+        help="compile encoders, decoders and losses; 'reduce-overhead' replays CUDA graphs",
+    )
+    parser.add_argument(
+        '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
+    )
+    parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
+    parser.add_argument('--images', type=int, default=64, help='images to make, and to time the pipelines with')
+    parser.add_argument('--workers', type=int, default=0, help='loader processes')
+    parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
+    parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
+    parser.add_argument('--synthetic', default=True, action=flag, help='steps on images that lie on the device')
+    parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
+    parser.add_argument('--memory', default=True, action=flag, help='peak memory')
+    parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
+    parser.add_argument('--limits', default=True, action=flag, help='the bare encoder and the plain loop')
+    parser.add_argument(
+        '--scaling', metavar='OPTION=VALUES', help='batch-size=.. | size=.. | arch=.. | workers=.. | processes=..'
+    )
+    parser.add_argument('--figure', type=Path, help='a PNG file')
+    for internal in ('--memory-of', '--launcher'):
+        parser.add_argument(internal, default='none', help=argparse.SUPPRESS)
+    parser.add_argument('--as-json', action='store_true', help='print JSON alone')
+    args = _options.parse_args(parser, argv, rounds=5)
+    args.methods = args.methods.split(',')
+    if unknown := set(args.methods) - set(METHODS):
+        parser.error(f'--methods: {", ".join(sorted(unknown))}: there are {", ".join(METHODS)}')
+    if args.figure and not (args.parts and args.synthetic and args.scaling is None):
+        parser.error('--figure shows the parts of a step: leave --no-parts, --no-synthetic and --scaling out')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import qbheat_mm  # noqa: F401  # before the packages that it patches
+
+# isort: split
 import numpy as np
 import torch
-from _timing import MIB, Clock, parse_args, setting, write_json
+from _timing import MIB, Clock, setting, use_device, write_json
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import get_world_size, is_main_process
@@ -48,19 +109,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import qbheat_mm  # noqa: F401
 from qbheat_mm.engine.hooks.compile_hook import compile_parts
 from qbheat_mm.engine.launch import adapt_to_device, init_process_group_on_cpu
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 from qbheat_mm.models.utils import gather_patches
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-METHODS = {
-    'qbheat': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
-    'supervised': 'mobile_former/mobile-former-285m_8xb128-coslr-450e_in1k.py',
-    'mocov2': 'mocov2/mocov2_mobile-former-285m_8xb32-coslr-200e_in1k.py',
-    'masked': 'qbheat/qbheat_mobile-former-285m_8xb128-amp-coslr-200e_in1k.py',
-}
 COMPILED = dict(
     qbheat=['backbone', 'neck', 'decoder', 'head.loss'],
     supervised=['backbone'],
@@ -643,54 +697,11 @@ def scaling(args: argparse.Namespace, argv: list[str]) -> dict:
     return dict(setting=figures['setting'], quantity=quantity, images_per_s=rows)
 
 
-def parse_options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    flag = argparse.BooleanOptionalAction
-    parser.add_argument('--methods', default=','.join(METHODS), help='some of them, separated by commas')
-    parser.add_argument('--arch', default='285m', choices=ARCH_SETTINGS)
-    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
-    parser.add_argument('--batch-size', type=int, default=32)
-    parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'])
-    parser.add_argument(
-        '--compile',
-        nargs='?',
-        const='default',
-        choices=['default', 'reduce-overhead', 'max-autotune'],
-        help="compile encoders, decoders and losses; 'reduce-overhead' replays CUDA graphs",
-    )
-    parser.add_argument(
-        '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
-    )
-    parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
-    parser.add_argument('--images', type=int, default=64, help='images to make, and to time the pipelines with')
-    parser.add_argument('--workers', type=int, default=0, help='loader processes')
-    parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
-    parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
-    parser.add_argument('--synthetic', default=True, action=flag, help='steps on images that lie on the device')
-    parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
-    parser.add_argument('--memory', default=True, action=flag, help='peak memory')
-    parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
-    parser.add_argument('--limits', default=True, action=flag, help='the bare encoder and the plain loop')
-    parser.add_argument(
-        '--scaling', metavar='OPTION=VALUES', help='batch-size=.. | size=.. | arch=.. | workers=.. | processes=..'
-    )
-    parser.add_argument('--figure', type=Path, help='a PNG file')
-    for internal in ('--memory-of', '--launcher'):
-        parser.add_argument(internal, default='none', help=argparse.SUPPRESS)
-    parser.add_argument('--as-json', action='store_true', help='print JSON alone')
-    args = parse_args(parser, argv, rounds=5)
-    args.methods = args.methods.split(',')
-    if unknown := set(args.methods) - set(METHODS):
-        parser.error(f'--methods: {", ".join(sorted(unknown))}: there are {", ".join(METHODS)}')
-    if args.figure and not (args.parts and args.synthetic and args.scaling is None):
-        parser.error('--figure shows the parts of a step: leave --no-parts, --no-synthetic and --scaling out')
-    return args
-
-
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parse_options(argv)
+    args = parse_args(argv)
+    use_device(args)
     if args.device.type == 'cpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # the Runner would take the GPU
     init_default_scope('mmpretrain')

@@ -15,6 +15,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
+    parser.add_argument('out', type=Path, help='folder to write, which must not exist')
+    parser.add_argument('--size', type=int, help='reduce larger images to this shorter side, in px')
+    parser.add_argument('--val-every', type=int, default=5, help='without val/, one in so many images (%(default)s)')
+    return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -122,12 +136,7 @@ def _write(source: Path, target: Path, size: int | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', type=Path, help='class folders, or train/ and val/ with class folders')
-    parser.add_argument('out', type=Path, help='folder to write, which must not exist')
-    parser.add_argument('--size', type=int, help='reduce larger images to this shorter side, in px')
-    parser.add_argument('--val-every', type=int, default=5, help='without val/, one in so many images (%(default)s)')
-    args = parser.parse_args(arguments)
+    args = parse_args(arguments)
     try:
         counts = convert(args.source, args.out, args.size, args.val_every)
     except (LayoutError, OSError) as error:

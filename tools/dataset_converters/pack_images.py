@@ -18,6 +18,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', type=Path, help='a folder of images; with --verify, of packed ones')
+    parser.add_argument('out', type=Path, nargs='?', help='folder to write, which must not exist')
+    parser.add_argument('--size', type=int, default=256, help='shorter side in px; 0 keeps all sizes (%(default)s)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode (%(default)s)')
+    parser.add_argument('--verify', action='store_true', help='compare every image with its checksum')
+    args = parser.parse_args(arguments)
+    if args.verify == bool(args.out):
+        parser.error('name SOURCE and OUT to pack, or OUT alone with --verify')
+    if args.size < 0 or args.workers < 1:
+        parser.error('--size must be 0 or more, --workers 1 or more')
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from qbheat_mm.datasets.packed import Pack, PackError
 from qbheat_mm.datasets.packing import pack_images
 from qbheat_mm.text import join_names
@@ -43,17 +63,7 @@ def report(pack: Pack) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pack or verify as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', type=Path, help='a folder of images; with --verify, of packed ones')
-    parser.add_argument('out', type=Path, nargs='?', help='folder to write, which must not exist')
-    parser.add_argument('--size', type=int, default=256, help='shorter side in px; 0 keeps all sizes (%(default)s)')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode (%(default)s)')
-    parser.add_argument('--verify', action='store_true', help='compare every image with its checksum')
-    args = parser.parse_args(arguments)
-    if args.verify == bool(args.out):
-        parser.error('name SOURCE and OUT to pack, or OUT alone with --verify')
-    if args.size < 0 or args.workers < 1:
-        parser.error('--size must be 0 or more, --workers 1 or more')
+    args = parse_args(arguments)
     try:
         if args.verify:
             verify(args.source)

@@ -9,6 +9,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--images', required=True, metavar='DIR', dest='image_dir', help='folder of the images')
+    parser.add_argument('--annotations', metavar='DIR', help="folder of the xml files; default: the images'")
+    parser.add_argument('--classes', metavar='NAMES', help='a,b,c or a file of names; default: all that occur, sorted')
+    parser.add_argument('--split', metavar='FILE', help='names to take, one per line, e.g. ImageSets/Main/train.txt')
+    parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
+    parser.add_argument('--zero-based', action='store_true', help='corners start at 0 instead of 1')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from qbheat_mm.checkpoint import refuse_existing
 from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
 from qbheat_mm.files import list_files, read_file
@@ -146,15 +163,7 @@ def voc_to_coco(
 
 def main() -> None:
     """Convert as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', dest='image_dir', help='folder of the images')
-    parser.add_argument('--annotations', metavar='DIR', help="folder of the xml files; default: the images'")
-    parser.add_argument('--classes', metavar='NAMES', help='a,b,c or a file of names; default: all that occur, sorted')
-    parser.add_argument('--split', metavar='FILE', help='names to take, one per line, e.g. ImageSets/Main/train.txt')
-    parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
-    parser.add_argument('--zero-based', action='store_true', help='corners start at 0 instead of 1')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
-    args = parser.parse_args()
+    args = parse_args()
     try:
         voc_to_coco(**vars(args) | dict(classes=args.classes and parse_classes(args.classes)))
     except (AnnotationError, OSError) as error:

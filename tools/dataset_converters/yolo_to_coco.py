@@ -6,6 +6,23 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--images', required=True, metavar='DIR', dest='image_dir', help='folder of the images')
+    parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
+    parser.add_argument(
+        '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
+    )
+    parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 from qbheat_mm.checkpoint import refuse_existing
 from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
 from qbheat_mm.files import list_files
@@ -102,15 +119,7 @@ def yolo_to_coco(
 
 def main() -> None:
     """Convert as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', required=True, metavar='DIR', dest='image_dir', help='folder of the images')
-    parser.add_argument('--labels', metavar='DIR', help='folder of the txt files; default: "labels" beside "images"')
-    parser.add_argument(
-        '--classes', required=True, metavar='NAMES', help='a,b,c or a file: a name per line, or a data.yaml'
-    )
-    parser.add_argument('--root', metavar='DIR', help='write file names relative to DIR; default: --images')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the json to write, which must not exist')
-    args = parser.parse_args()
+    args = parse_args()
     try:
         yolo_to_coco(**vars(args) | dict(classes=parse_classes(args.classes)))
     except (AnnotationError, OSError) as error:

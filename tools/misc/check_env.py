@@ -5,6 +5,7 @@ It needs nothing but Python itself, so it also explains failing imports.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import platform
 import re
@@ -14,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'pycocotools', 'safetensors')
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet')
+PACKAGES += ('pycocotools', 'faster_coco_eval', 'safetensors')
 OPTIONAL = ('mmdet',)  # pre-training and probing do without
 # Distributions that install the same files, the original ones first.
 DISTRIBUTIONS = dict(
@@ -149,6 +151,7 @@ def describe_patches() -> list[str]:
 
 def main() -> None:
     """Print all of it."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     problems: list[str] = []
     print(f'Python {platform.python_version()} ({sys.executable}) on {platform.platform()}')
     found = {name: read_version(name) for name in PACKAGES}

@@ -14,10 +14,25 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from qbheat_mm_cli import add_trust
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help="a checkpoint of Mobile-Former's authors")
+    parser.add_argument('dst', help='the converted checkpoint to write')
+    add_trust(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
 import torch
 from torch import Tensor, nn
 
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, atomic_write, guard, read_state_dict, refuse_existing
+from qbheat_mm.checkpoint import CheckpointError, atomic_write, guard, read_state_dict, refuse_existing
 from qbheat_mm.models import MobileFormer, MobileFormerClsHead
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS, DownBlock, LiteBlock, MobileFormerBlock
 
@@ -176,11 +191,7 @@ def convert_file(src: str | Path, dst: str | Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Convert the file named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', help="a checkpoint of Mobile-Former's authors")
-    parser.add_argument('dst', help='the converted checkpoint to write, which must not exist')
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     try:
         size = convert_file(guard(args.src, args.trust_checkpoint), args.dst)
     except (CheckpointError, FileExistsError) as error:

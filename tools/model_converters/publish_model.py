@@ -13,19 +13,30 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from qbheat_mm.checkpoint import TRUST_HELP, CheckpointError, guard
-from qbheat_mm.checkpoint.publishing import publish
+from qbheat_mm_cli import add_trust
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Publish as the command line says."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='the checkpoint')
     parser.add_argument('out', help='the file to write, .pth or .safetensors; the hash is added to its name')
     parser.add_argument('--whole', action='store_true', help='the whole model, not the backbone alone')
     parser.add_argument('--half', action='store_true', help='in float16')
-    parser.add_argument('--trust-checkpoint', action='store_true', help=TRUST_HELP)
-    args = parser.parse_args(argv)
+    add_trust(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+from qbheat_mm.checkpoint import CheckpointError, guard
+from qbheat_mm.checkpoint.publishing import publish
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Publish as the command line says."""
+    args = parse_args(argv)
     try:
         path = publish(guard(args.checkpoint, args.trust_checkpoint), args.out, args.whole, args.half)
     except (CheckpointError, OSError, ValueError) as error:

@@ -30,9 +30,9 @@ class GeneratorFit(NamedTuple):
 def fit_generators(features: Features, displacement: int = 1, held_out: Features | None = None) -> GeneratorFit:
     """Fit generators to feature maps by least squares, and measure how well they predict the features.
 
-    Along each axis the propagator P minimizes |z(x + d) - P z(x)|^2 over all positions, and the generator is that of
-    its Euler step, P = I + d A. As in the method there is no intercept. Batches are visited once and only C x C sums
-    are kept, in float64. Directions in which features never vary are copied.
+    Along each axis the propagator P minimizes ``|z(x + d) - P z(x)|^2`` over all positions, and the generator is that
+    of its Euler step, P = I + d A. As in the method there is no intercept. Batches are visited once and only C x C
+    sums are kept, in float64. Directions in which features never vary are copied.
 
     R^2 is 1 - residual / total, each summed over all channels and positions, of the *value* z(x + d); the total is
     taken around the mean of each channel. 1 is exact, 0 is no better than the mean, and features that do not vary

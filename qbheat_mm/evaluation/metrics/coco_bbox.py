@@ -1,4 +1,4 @@
-"""COCO's box AP as pycocotools computes it."""
+"""COCO's box AP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
+from faster_coco_eval import COCOeval_faster
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.fileio import load
@@ -22,8 +23,9 @@ FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l') + ('AR@1', 'AR@
 class CocoBBoxMetric(CocoMetric):
     """The twelve figures of COCO's box evaluation, unrounded, and AP for each class.
 
-    They are those of pycocotools run on the exported predictions, to the last digit. mmdet's ``CocoMetric``
-    (3.3.0, onedl 3.5.1) differs: it counts up to 1000 boxes of an image in all figures but the first, where COCO
+    They are those of pycocotools run on the exported predictions, up to rounding (1e-15), and computed by
+    faster-coco-eval: 6 s instead of 49 s for 5,000 images with 100 detections each. mmdet's ``CocoMetric`` (3.3.0,
+    onedl 3.5.1) differs: it counts up to 1000 boxes of an image in all figures but the first, where COCO
     counts 100; rounds to three digits; gives no figure where nothing was detected, so that ``save_best`` fails;
     and mixes up the AP of classes whose category ids are not ascending in the file.
 
@@ -59,12 +61,12 @@ class CocoBBoxMetric(CocoMetric):
         if self.format_only:
             return {}
 
-        evaluation = COCOeval(self._coco_api, self._to_coco(detections), 'bbox')
+        evaluation = COCOeval_faster(self._coco_api, self._to_coco(detections), 'bbox', print_function=print)
         evaluation.params.catIds = self.cat_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        figures = {f'bbox_{name}': float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+        figures = {f'bbox_{name}': float(value) for name, value in zip(FIGURES, evaluation.stats[:12], strict=True)}
         return figures | self._classwise(evaluation)
 
     def _to_coco(self, detections: list[dict]) -> COCO:
@@ -75,7 +77,7 @@ class CocoBBoxMetric(CocoMetric):
         nothing.createIndex()
         return nothing
 
-    def _classwise(self, evaluation: COCOeval) -> dict[str, float]:
+    def _classwise(self, evaluation: COCOeval_faster) -> dict[str, float]:
         """AP of each class, written to the log as a table too."""
         precisions = evaluation.eval['precision'][:, :, :, 0, -1]  # (IoU, recall, class), all areas, 100 boxes
         found = {}
