@@ -86,7 +86,7 @@ def test_targets_are_met_from_the_right_side(tool):
 
 
 def test_without_a_gpu_it_says_so(tool, capsys, monkeypatch):
-    monkeypatch.setattr(tool.torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(SystemExit):
         tool.main([])
     assert '--quick tries every part on a CPU' in capsys.readouterr().err
