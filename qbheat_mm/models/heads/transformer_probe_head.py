@@ -74,5 +74,5 @@ class TransformerProbeHead(LinearClsHead):
         """The feature map (N, C, H, W), last of ``feats`` -> (N, D), what the linear classifier sees."""
         features = feats[-1]
         x = self.embed(features.flatten(2).mT)
-        x = x + sincos_position_embedding(features.shape[2:], self.embed_dims, x.device)
+        x = x + sincos_position_embedding(features.shape[2:], self.embed_dims, x.device).to(self.embed.weight.dtype)
         return self.norm(self.layers(x)).mean(1)

@@ -110,8 +110,9 @@ class QBHeatDecoder(BaseModule):
         Returns:
             (N, H W, V), or with ``ids`` (N, M, V).
         """
-        x = self.embed(features.flatten(2).mT)
-        x = x + sincos_position_embedding(features.shape[2:], self.embed_dims, x.device)
+        dtype = self.embed.weight.dtype  # float32, or that of model.half()
+        x = self.embed(features.flatten(2).mT.to(dtype))
+        x = x + sincos_position_embedding(features.shape[2:], self.embed_dims, x.device).to(dtype)
         if ids is None:
             x = self.layers(x)
         elif self.mixer == 'attention':

@@ -1,0 +1,123 @@
+"""The tools of mmpretrain and mmdet, run on our configs by ``python -m qbheat_mm``; docs/transfer.md lists them."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from helpers.coco import detection_pipeline, write_coco
+from helpers.models import ROOT, TINY_ARCH, write_images
+from helpers.runs import run, write_config
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from qbheat_mm.__main__ import find_tool
+
+CLASSIFICATION = {
+    'test.py': 'config.py probe.pth --work-dir run',
+    'train.py': 'config.py --work-dir run',
+    'kfold-cross-valid.py': 'config.py --num-splits 2 --fold 0 --work-dir run',
+    'analysis_tools/confusion_matrix.py': 'config.py probe.pth --out matrix.pkl',
+    'analysis_tools/get_flops.py': 'config.py --shape 64',
+    'misc/print_config.py': 'config.py',
+    'visualization/browse_dataset.py': 'config.py --output-dir out -n 2',
+    'visualization/vis_scheduler.py': 'config.py --not-show --save-path curve.png',
+    'visualization/vis_tsne.py': 'config.py --checkpoint probe.pth --max-num-samples 8 --vis-stage backbone',
+}
+DETECTION = {
+    'test.py': 'config.py detr.pth --work-dir run',
+    'train.py': 'config.py --work-dir run',
+    'analysis_tools/browse_dataset.py': 'config.py --not-show --output-dir out',
+    'analysis_tools/get_flops.py': 'config.py --num-images 1',
+    'misc/print_config.py': 'config.py',
+}
+
+
+def run_tool(tool: str, arguments: str, folder) -> str:
+    command = (sys.executable, '-m', 'qbheat_mm', tool, *arguments.split())
+    return run(*command, cwd=folder, CUDA_VISIBLE_DEVICES='-1', MPLBACKEND='agg', DATA_ROOT='coco')
+
+
+def write_random_weights(folder, name: str, monkeypatch) -> None:
+    """Of the model of ``config.py``."""
+    monkeypatch.setenv('DATA_ROOT', str(folder / 'coco'))
+    cfg = Config.fromfile(folder / 'config.py')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict()), folder / name)
+
+
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+    """A folder with a probe's config, weights and data."""
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog'):
+            write_images(tmp_path / split / name, 4)
+    dataset = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=str(tmp_path)))
+    write_config(
+        tmp_path,
+        f'{ROOT}/configs/benchmarks/mobile-former-52m_1xb128-linear-coslr-20e_imagenette.py',
+        model=dict(
+            data_preprocessor=dict(num_classes=2),
+            backbone=dict(_delete_=True, type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+            head=dict(in_channels=20, num_classes=2),
+        ),
+        train_dataloader=dataset,
+        val_dataloader=dataset,
+        test_dataloader=dataset,
+        train_cfg=dict(max_epochs=1),
+    )
+    write_random_weights(tmp_path, 'probe.pth', monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture
+def detector(tmp_path, monkeypatch):
+    """A folder with a detector's config, weights and data."""
+    pytest.importorskip('mmdet')
+    write_coco(tmp_path / 'coco', size=96)
+    loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=detection_pipeline(96)))
+    write_config(
+        tmp_path,
+        f'{ROOT}/configs/detection/detr_mobile-former-285m-frozen_8xb2-150e_coco.py',
+        model=dict(
+            backbone=dict(
+                _delete_=True, type='mmpretrain.MobileFormer', arch=TINY_ARCH, output_stride=16, frozen_stages=4
+            ),
+            neck=dict(in_channels=[20]),
+            encoder=dict(num_layers=1),
+            decoder=dict(num_layers=1),
+        ),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg=dict(max_epochs=1),
+    )
+    write_random_weights(tmp_path, 'detr.pth', monkeypatch)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', CLASSIFICATION)
+def test_a_tool_of_mmpretrain(tool, probe):
+    run_tool(f'mmpretrain/{tool}', CLASSIFICATION[tool], probe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', DETECTION)
+def test_a_tool_of_mmdet(tool, detector):
+    run_tool(f'mmdet/{tool}', DETECTION[tool], detector)
+
+
+def test_a_tool_is_found_by_path_or_name(tmp_path):
+    (tmp_path / 'own.py').write_text('')
+    assert find_tool(str(tmp_path / 'own.py')) == tmp_path / 'own.py'
+    assert find_tool('mmpretrain/visualization/vis_scheduler.py').is_file()
+
+
+def test_a_tool_that_is_missing_is_named_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r'mmpretrain has no tool "no.py"(.|\n)*mmpretrain/test\.py'):
+        find_tool('mmpretrain/no.py')
+    with pytest.raises(FileNotFoundError, match='There is no tool "nowhere"'):
+        find_tool('nowhere')
