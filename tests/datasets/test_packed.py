@@ -16,7 +16,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from qbheat_mm.datasets import packing
-from qbheat_mm.datasets.packed import INDEX, PIXELS, Pack, PackError, partial_folder
+from qbheat_mm.datasets.packed import INDEX, PIXELS, Pack, PackError, partial_folder, without_loading
 from qbheat_mm.datasets.packing import pack_images
 from qbheat_mm.datasets.transforms import decode_image
 
@@ -75,6 +75,12 @@ def test_configs_of_mmpretrains_datasets_change_by_their_type_alone(image_folder
     ours = DATASETS.build(dict(config, data_root=str(tmp_path / 'packs'), type='PackedImageDataset'))
     assert ours.get_gt_labels().tolist() == theirs.get_gt_labels().tolist()
     assert ours[3]['inputs'].shape == theirs[3]['inputs'].shape == (3, 16, 16)
+
+
+def test_a_loader_that_crops_becomes_the_crop():
+    reduced = dict(type='LoadReducedRandomResizedCrop', scale=32, ignore_empty=True)
+    steps = without_loading([reduced, dict(type='mmpretrain.PackInputs')])
+    assert steps == [dict(type='TorchRandomResizedCrop', scale=32), dict(type='mmpretrain.PackInputs')]
 
 
 def test_an_annotation_file_chooses_images(pack, tmp_path):
