@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 from mmengine import ProgressBar
-from mmpretrain.datasets.custom import find_folders
 from PIL import Image
 
+from ..checkpoint import refuse_existing
+from ..files import list_folders, read_file
 from .image_folder import ImageFolderDataset
 from .packed import HEADER, INDEX, MAGIC, PIXELS, VERSION, Pack, PackError, make_header, partial_folder
 from .transforms.loading import decode_image
@@ -40,17 +41,18 @@ def pack_images(source: str | Path, out: str | Path, size: int | None = None, wo
         workers: Threads that decode.
 
     Raises:
-        FileExistsError: If ``out`` exists.
+        FileExistsError: If ``out`` exists, or another folder in the place of the unfinished pack.
         PackError: If no image can be read, another process writes the same pack, or the disk is full: then nothing of
             it is left.
     """
     source, out = Path(source), Path(out)
-    if out.exists():
-        raise FileExistsError(f'"{out}" exists already; name another folder, or remove it.')
+    refuse_existing(out)
     names = list_names(source)
     check_space(source, names, out, size)
     partial = partial_folder(out)
     partial.mkdir(parents=True, exist_ok=True)
+    if foreign := sorted({path.name for path in partial.iterdir()} - {JOURNAL, PIXELS, INDEX}):
+        raise FileExistsError(f'"{partial}" holds {foreign[0]}, which no unfinished pack does; name another folder.')
     try:
         with (partial / JOURNAL).open('a+b') as journal:
             _lock(journal)
@@ -172,7 +174,7 @@ def _write_index(source: Path, names: list[str], partial: Path, records: list[di
     if not read:
         shutil.rmtree(partial)
         raise PackError(f'None of {len(names)} images in "{source}" can be read; of the first: {records[0]["error"]}.')
-    classes = find_folders(str(source))[0]  # CustomDataset's; images beside them have no class
+    classes = list_folders(source)  # images beside them have no class
     number = {name: i for i, name in enumerate(classes)}
     content = dict(
         format=MAGIC.decode(),
@@ -195,7 +197,7 @@ def _write_index(source: Path, names: list[str], partial: Path, records: list[di
 def _read_image(path: Path, size: int | None) -> np.ndarray | str:
     """The pixels (H, W, 3), or why there are none."""
     try:
-        image = decode_image(path.read_bytes())
+        image = decode_image(read_file(path))
         packed = _packed_size(image.shape[1::-1], size)
         if packed != image.shape[1::-1]:
             # Pillow's filters treat the channels alike, in whatever order.

@@ -31,6 +31,10 @@ def class_folders(inputs: dict[str, Path], out: Path) -> None:
     run_tool('tools/dataset_converters/class_folders.py', inputs['images'], out, '--size', '32')
 
 
+def pack_images(inputs: dict[str, Path], out: Path) -> None:
+    run_tool('tools/dataset_converters/pack_images.py', inputs['images'], out, '--workers', '1')
+
+
 def voc_to_coco(inputs: dict[str, Path], out: Path) -> None:
     options = [f'--{name}={inputs[name]}' for name in ('images', 'annotations', 'split', 'classes')]
     run_tool('tools/dataset_converters/voc_to_coco.py', *options, '--out', out)
@@ -60,7 +64,7 @@ def features(inputs: dict[str, Path], out: Path) -> None:
         assert str(out) in str(refused)  # noqa: PT017
 
 
-CONVERTERS = [class_folders, voc_to_coco, yolo_to_coco, mobile_former, publish_model, features, make_data]
+CONVERTERS = [class_folders, pack_images, voc_to_coco, yolo_to_coco, mobile_former, publish_model, features, make_data]
 
 
 def pairs(path: Path) -> dict[str, tuple[Path, Path]]:
@@ -74,6 +78,7 @@ def pairs(path: Path) -> dict[str, tuple[Path, Path]]:
         suffixed=(path, path.with_name(path.name + '.partial')),
         input_suffixed=(path.with_name(name + '.partial'), parent / name),
         input_named_as_temporary=(path.with_name(name + SUFFIX), parent / name),
+        input_named_as_unfinished=(path.with_name(name + '.packing'), parent / name),
         another_ending=(path, path.with_suffix('.pth')),
     )
 
@@ -128,7 +133,7 @@ def test_every_file_keeps_its_content(inputs, tmp_path, converter, name, kind, m
 def test_they_write_where_nothing_is_in_the_way(inputs, tmp_path, monkeypatch):
     """The refusals above are not due to the inputs."""
     monkeypatch.setattr(sys, 'argv', [])
-    for converter in (class_folders, voc_to_coco, yolo_to_coco, publish_model, features):
+    for converter in (class_folders, pack_images, voc_to_coco, yolo_to_coco, publish_model, features):
         before = snapshot(tmp_path)
         converter(inputs, tmp_path / converter.__name__ / 'out.pth')
         assert snapshot(tmp_path).keys() > before.keys(), converter.__name__
