@@ -56,7 +56,7 @@ def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
     """
     found, skipped = [], defaultdict(list)
     done = _ancestors(folder)
-    folders, links = [''], []  # relative, with a slash at the end
+    folders, links: list[str] = [''], []  # relative, with a slash at the end
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
         path = os.path.join(folder, current)
