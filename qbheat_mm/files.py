@@ -54,9 +54,11 @@ def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
     Raises:
         OSError: If ``folder`` itself cannot be opened.
     """
-    found, skipped = [], defaultdict(list)
+    found: list[str] = []
+    skipped: dict[str, list[str]] = defaultdict(list)
     done = _ancestors(folder)
-    folders, links: list[str] = [''], []  # relative, with a slash at the end
+    folders = ['']  # relative, with a slash at the end
+    links: list[str] = []
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
         path = os.path.join(folder, current)

@@ -64,3 +64,13 @@ def test_a_string_as_classes_is_reported(config):
 def test_no_coco_dataset(config):
     config.train_dataloader = None
     assert check_config(config, splits=['train']).warnings == ['no COCO dataset in train_dataloader']
+
+
+def test_images_mixed_from_several_are_checked(config):
+    """Mosaic reads its images through a wrapper of mmdet's, with DINO as with others."""
+    config.model.type = 'DINO'
+    mosaic = dict(type='Mosaic', img_scale=(64, 64))
+    config.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset', dataset=config.train_dataloader.dataset, pipeline=[mosaic]
+    )
+    assert check_config(config) == Report()

@@ -62,7 +62,7 @@ def test_reversed_channels_and_gray_give_the_same_pixels():
 
 
 def test_other_filters_are_refused():
-    with pytest.raises(ValueError, match="'lanczos' is neither"):
+    with pytest.raises(ValueError, match="interpolation='lanczos': Input should be 'bilinear' or 'bicubic'"):
         TorchRandomResizedCrop(224, 'lanczos')
 
 

@@ -77,5 +77,5 @@ def test_accuracy_is_reported_per_rate():
 
 @pytest.mark.parametrize('lrs', [(), (0.1, 0.1), (0.1, 0.0)])
 def test_rates_must_be_different_positive_numbers(lrs):
-    with pytest.raises(ValueError, match='must be different positive numbers'):
+    with pytest.raises(ValueError, match=r'^LRSweepHead: lrs'):
         MODELS.build(dict(type='LRSweepHead', head=HEADS['linear'], lrs=lrs))

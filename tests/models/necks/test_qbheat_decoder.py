@@ -38,7 +38,7 @@ def test_positions_follow_from_the_map_of_any_shape(mixer):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(mixer='conv'), "'attention' or 'local'"),
+        (dict(mixer='conv'), "mixer='conv': Input should be 'attention' or 'local'"),
         (dict(embed_dims=18), 'multiple of 4'),
         (dict(embed_dims=16, num_heads=3), 'does not divide into num_heads=3'),
     ],
