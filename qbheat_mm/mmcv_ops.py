@@ -33,8 +33,8 @@ __all__ = [
 FAMILIES = dict(
     torchvision=('nms', 'batched_nms', 'RoIAlign', 'DeformConv2d', 'ModulatedDeformConv2d'),
     PyTorch=(
-        'soft_nms (on the CPU)',
-        'nms_match (on the CPU)',
+        'soft_nms',
+        'nms_match',
         'RoIPool',
         'sigmoid_focal_loss',
         'MultiScaleDeformableAttention',

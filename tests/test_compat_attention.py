@@ -85,3 +85,23 @@ def test_compiled_ops_are_left_alone(monkeypatch):
     monkeypatch.setattr(module, 'MultiScaleDeformableAttnFunction', marker)
     assert not compat.use_pytorch_deformable_attention()
     assert module.MultiScaleDeformableAttnFunction is marker
+
+
+@pytest.mark.skipif(
+    not (compat.has_compiled_ops() and torch.cuda.is_available()), reason='needs a GPU and the compiled op'
+)
+def test_the_compiled_deformable_attention_is_taken_and_gives_what_pytorch_gives():
+    assert module.MultiScaleDeformableAttnFunction.__module__ == module.__name__
+    torch.manual_seed(0)
+    shapes, starts = torch.tensor([[4, 6], [2, 3]]), torch.tensor([0, 24]).cuda()
+    value, locations, weights = torch.randn(2, 30, 4, 8), torch.rand(2, 5, 4, 2, 3, 2), torch.rand(2, 5, 4, 2, 3)
+    inputs = [each.cuda().requires_grad_() for each in (value, locations, weights)]
+    expected = module.multi_scale_deformable_attn_pytorch(inputs[0], shapes.tolist(), *inputs[1:])
+    found = module.MultiScaleDeformableAttnFunction.apply(inputs[0], shapes.cuda(), starts, *inputs[1:], 64)
+    for one, other in zip(with_gradients(found, inputs), with_gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def with_gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The output and its gradients."""
+    return [output.detach(), *torch.autograd.grad(output.square().sum(), inputs)]

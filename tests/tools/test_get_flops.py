@@ -57,6 +57,23 @@ def test_285m_is_a_5_8_m_parameter_285_mflop_encoder(out_tokens):
     assert get_flops.report(model, (224, 224))['total'][1] == pytest.approx(285e6, rel=0.01)
 
 
+def test_the_trained_part_of_a_frozen_detector_is_all_behind_the_backbone():
+    for frozen_stages, part in ((3, 'without the backbone'), (-1, 'all')):
+        backbone = dict(type='MobileFormer', arch='285m', out_tokens=True, frozen_stages=frozen_stages)
+        head = dict(type='MobileFormerClsHead', num_classes=2, in_channels=160, token_dims=192, hidden_channels=8)
+        model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head)).eval()
+        counts = get_flops.report(model, (64, 64))
+        whole, of_backbone = counts['total'], counts['backbone']
+        expected = whole if part == 'all' else tuple(a - b for a, b in zip(whole, of_backbone, strict=True))
+        assert get_flops.trained_part(model, counts) == expected
+
+
+def test_the_time_is_the_least_of_the_runs(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr(get_flops.time, 'process_time', lambda: next(clock))
+    assert get_flops.milliseconds(lambda: None, 3) == 1000
+
+
 def test_detectors_attention_is_counted():
     """A transformer's FLOPs, through whichever operators, are those of its formula."""
     tokens, dims, hidden = 7, 16, 24

@@ -238,6 +238,17 @@ def test_output_stride_16_keeps_the_last_resolution(size):
     assert MobileFormer(size, output_stride=32).stages[-1][0].mobile.depthwise1[0].stride == (2, 2)
 
 
+def test_a_detector_at_stride_32_sees_the_features_of_a_pre_training_at_stride_16():
+    """In all but the last stage, with the same weights."""
+    native = randomise_norms(MobileFormer('52m', out_indices=(0, 1, 2, 3))).eval()
+    dense = MobileFormer('52m', out_indices=(0, 1, 2, 3), output_stride=16).eval()
+    dense.load_state_dict(native.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    *same, last = zip(native(image), dense(image), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    assert last[0].shape[2:] != last[1].shape[2:]
+
+
 def test_285m_halves_a_quarter_to_whole_cells():
     model = MobileFormer('285m').eval()
     assert model(torch.zeros(1, 3, 224, 224))[0].shape[2:] == (14, 14)

@@ -1,0 +1,72 @@
+"""Detectors of MMDetection's model zoo on Mobile-Former, with mmcv's compiled ops or without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from helpers.models import ROOT
+from mmengine.registry import DefaultScope, init_default_scope
+from torchvision.ops import batched_nms
+
+from qbheat_mm import compat
+
+pytest.importorskip('mmdet')
+from helpers import model_zoo
+
+LIST = yaml.safe_load((ROOT / 'tests' / 'data' / 'model_zoo.yml').read_text())
+DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU'))]
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope(_mmpretrain_scope):
+    DefaultScope._instance_dict.clear()
+    init_default_scope('mmdet')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', LIST['run'])
+def test_a_training_step_and_a_prediction(config):
+    model_zoo.step_and_predict(config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compat.has_compiled_ops(), reason='the compiled ops are there')
+@pytest.mark.parametrize('op', LIST['lack'])
+def test_a_missing_op_is_named(op):
+    with pytest.raises(RuntimeError, match=f'"{op}" needs the compiled ops of mmcv') as error:
+        model_zoo.step_and_predict(LIST['lack'][op][0])
+    assert compat.BUILD_MMCV_OPS in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_list_of_configs_that_lack_an_op_is_complete():
+    assert model_zoo.lacking(config for family in model_zoo.index().values() for config in family) == LIST['lack']
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_faster_rcnn_learns_and_predicts(device):
+    """RoIAlign and NMS, forward and backward."""
+    torch.manual_seed(0)
+    model = model_zoo.build('configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    model.init_weights()
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    losses = []
+    for _ in range(6):
+        torch.manual_seed(1)
+        values = model(**model.data_preprocessor(model_zoo.batch(), training=True), mode='loss')
+        loss, _ = model.parse_losses(values)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(model_zoo.batch()), mode='predict')
+    for result in results:
+        found = result.pred_instances
+        assert found.bboxes.isfinite().all()
+        kept = batched_nms(found.bboxes, found.scores, found.labels, iou_threshold=0.5)
+        assert len(kept) == len(found)  # no box of a class covers another of it
