@@ -34,7 +34,8 @@ def crop_images(
         mode: ``'bilinear'`` or ``'bicubic'``.
 
     Returns:
-        (N, 3, H, W) of ``size``; uint8 on a CPU, where the bits are those of ``TorchRandomResizedCrop``, and float elsewhere.
+        (N, 3, H, W) of ``size``; uint8 on a CPU, where the bits are those of ``TorchRandomResizedCrop``, and float
+        elsewhere.
     """
     if pixels.device.type == 'cpu':  # PyTorch's kernel for one uint8 image is 15 times as fast as products of matrices
         images = pixels.split([3 * height * width for height, width in shapes])
