@@ -26,10 +26,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data', type=Path, help='your own images in class folders, for pre-training and probe')
     parser.add_argument('--work-dir', type=Path, default=WORK_DIR, help='%(default)s is emptied; others must be new')
     args = parser.parse_args()
-    if args.work_dir.exists() and args.work_dir.resolve() != WORK_DIR.resolve():
-        parser.error(f'"{args.work_dir}" exists; name another, or remove it.')
     if args.data and args.data.resolve().is_relative_to(args.work_dir.resolve()):
         parser.error(f'"{args.data}" lies in the work dir "{args.work_dir}", which is emptied; move one of them.')
+    if args.work_dir.exists() and args.work_dir.resolve() != WORK_DIR.resolve():
+        parser.error(f'"{args.work_dir}" exists; name another, or remove it.')
     return args
 
 
