@@ -129,10 +129,10 @@ def lacking(configs: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def batch(side: int = SIDE, masks: bool = False, semantic: bool = False) -> dict:
-    """Two random images, with two and three boxes."""
-    shapes = [[3, side, side]] * 2
-    return demo_mm_inputs(2, shapes, num_classes=2, num_items=[2, 3], with_mask=masks, with_semantic=semantic)
+def batch(count: int = 2, side: int = SIDE, masks: bool = False, semantic: bool = False) -> dict:
+    """Random images with two boxes each."""
+    shapes, boxes = [[3, side, side]] * count, [2] * count
+    return demo_mm_inputs(count, shapes, num_classes=2, num_items=boxes, with_mask=masks, with_semantic=semantic)
 
 
 def step_and_predict(config: str) -> None:
@@ -158,5 +158,6 @@ def step_and_predict(config: str) -> None:
     optimizer.step()
     model.eval()
     with torch.no_grad():
-        results = model(**model.data_preprocessor(batch(**inputs)), mode='predict')
+        # one image, which is what Guided Anchoring takes
+        results = model(**model.data_preprocessor(batch(1, **inputs)), mode='predict')
     assert all(result.pred_instances.bboxes.isfinite().all() for result in results)
