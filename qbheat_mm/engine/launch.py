@@ -137,12 +137,13 @@ def prepare_hooks(cfg: Config, trust: bool, partly: bool = False) -> None:
         trust: Allow code in the checkpoints that the run reads.
         partly: Allow weights that do not all fit.
     """
-    hooks = cfg.default_hooks = dict(cfg.get('default_hooks') or {})
+    hooks = dict(cfg.get('default_hooks') or {})
     plain = hooks.get('plain_checkpoint') or dict(type='PlainCheckpointHook')
     hooks['plain_checkpoint'] = dict(
         plain, trust=trust or plain.get('trust', False), strict=plain.get('strict', True) and not partly
     )
     hooks.setdefault('effective_batch', dict(type='EffectiveBatchHook'))
+    cfg.default_hooks = hooks
     if 'runner_type' in cfg:  # FlexibleRunner reads before any hook is called
         if trust:
             trust_init_cfg(cfg.get('model'))
