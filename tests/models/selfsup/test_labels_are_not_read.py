@@ -21,8 +21,8 @@ def data(tmp_path, monkeypatch):
 
     for i, name in enumerate(('cat', 'dog')):
         write_images(tmp_path / 'train' / name, 4, seed=i)
-    # Sorting images by class is where CustomDataset reads labels, set_gt_label where a sample gets one.
-    monkeypatch.setattr('mmpretrain.datasets.custom.find_folders', refuse)
+    # Sorting images by class is where a folder's labels are read, set_gt_label where a sample gets one.
+    monkeypatch.setattr('qbheat_mm.datasets.image_folder.find_classes', refuse)
     monkeypatch.setattr(DataSample, 'set_gt_label', refuse)
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     return tmp_path

@@ -1,5 +1,5 @@
 # The backbone of weights/ as a feature extractor, not for training:
-#   mmpretrain.get_model('qbheat_mobile-former-285m_16e_imagenette', pretrained=True).extract_feat(images)
+#   mmpretrain.get_model('qbheat-hog_mobile-former-285m_24e_imagenette', pretrained=True).extract_feat(images)
 _base_ = [
     '../_base_/models/linear_mobile-former-285m.py',
     '../_base_/datasets/imagenette_bs128_probe.py',
