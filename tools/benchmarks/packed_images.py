@@ -17,8 +17,27 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
+import _options
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--images', type=int, default=64, help='JPEGs to make, and images of a batch')
+    parser.add_argument('--image-size', type=int, nargs=2, default=(500, 375), metavar=('WIDTH', 'HEIGHT'))
+    parser.add_argument('--pack-size', type=int, default=256, help='shorter side in the pack; 0 keeps the sizes')
+    parser.add_argument('--size', type=int, default=224, help='side of the crops')
+    return _options.parse_args(parser, argv, rounds=5)
+
+
+if __name__ == '__main__':
+    parse_args()  # before the imports below, which take seconds
+
+import qbheat_mm  # noqa: F401  # before the packages that it patches
+
+# isort: split
 import torch
-from _timing import Clock, parse_args, setting, write_json
+from _timing import Clock, setting, use_device, write_json
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
@@ -96,12 +115,8 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', type=int, default=64, help='JPEGs to make, and images of a batch')
-    parser.add_argument('--image-size', type=int, nargs=2, default=(500, 375), metavar=('WIDTH', 'HEIGHT'))
-    parser.add_argument('--pack-size', type=int, default=256, help='shorter side in the pack; 0 keeps the sizes')
-    parser.add_argument('--size', type=int, default=224, help='side of the crops')
-    args = parse_args(parser, argv, rounds=5)
+    args = parse_args(argv)
+    use_device(args)
     init_default_scope('mmpretrain')
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         figures = measure(args, Path(folder))
