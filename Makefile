@@ -1,4 +1,4 @@
-# make setup | demo | smoke | test | test-openmmlab | fuzz | test-all | lint | format
+# make setup | demo | smoke | test | test-openmmlab | fuzz | test-all | lint | format | docs
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
@@ -9,10 +9,10 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 # Tests run in several processes of one thread each.
 PYTEST := -m pytest -q -n auto --maxprocesses 8
 
-.PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format
+.PHONY: setup setup-openmmlab demo smoke test test-openmmlab fuzz test-all lint format docs
 
 setup:
-	@tools/misc/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt
+	@tools/misc/setup_env.sh $(VENV) requirements/onedl.txt requirements/mim_onedl.txt requirements/demo.txt requirements/tests.txt requirements/docs.txt
 
 setup-openmmlab:
 	@tools/misc/setup_env.sh $(SECOND) requirements/openmmlab.txt requirements/mim_openmmlab.txt requirements/demo.txt requirements/tests.txt
@@ -44,3 +44,7 @@ lint: setup
 
 format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+# The site, in build/site; a link or an anchor that leads nowhere is an error.
+docs: setup
+	@rm -rf build/site && $(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site && echo "wrote build/site/index.html"

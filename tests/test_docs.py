@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.models import ROOT, write_images
+from helpers.models import ROOT, load_script, write_images
 
 import qbheat_mm
 
@@ -134,3 +134,19 @@ def test_commands_run(sandbox):
             ['bash', '-c', script], cwd=sandbox, env=env, capture_output=True, text=True, timeout=1200
         )
         assert not done.returncode, f'{name}:\n{(done.stdout + done.stderr)[-4000:]}'
+
+
+def test_the_site_names_every_config_study_and_module():
+    pytest.importorskip('docutils')
+    site = load_script('docs/conf.py')
+    models, results, api = site.models_page(), site.results_page(), ''.join(site.api_pages().values())
+    configs = [name for name in TRACKED if re.match(r'configs/(?!_base_|demo)\w+/[^/]+(?<!_folder)\.py$', name)]
+    configs = [name for name in configs if '-knn_' not in name]  # in no metafile, as the folder's
+    assert len(configs) > 80
+    assert [name for name in configs if f'](../../{name})' not in models] == []
+    studies = [name for name in TRACKED if re.match(r'results/\w+/runs\.jsonl$', name)]
+    assert len(studies) > 3
+    assert [name for name in studies if f'](../../{name.replace("runs.jsonl", "README.md")})' not in results] == []
+    modules = [name for name in TRACKED if re.match(r'qbheat_mm/.*(?<!__init__)(?<!version)\.py$', name)]
+    assert len(modules) > 50
+    assert [name for name in modules if f'automodule:: {name[:-3].replace("/", ".")}\n' not in api] == []
