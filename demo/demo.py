@@ -64,7 +64,8 @@ def train(name: str, config: str, work_dir: Path, data: Path, options: dict) -> 
     command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIGS / config, '--work-dir', folder]
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    env = dict(os.environ, DATA_ROOT=str(data), PYTHONUNBUFFERED='1')
+    # NO_COLOR: Jupyter asks for colors, whose codes would be in the log
+    env = dict(os.environ, DATA_ROOT=str(data), PYTHONUNBUFFERED='1', NO_COLOR='1')
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     start = time.monotonic()
     with log.open('w') as file, subprocess.Popen(command, cwd=ROOT, env=env, **pipe) as process:
