@@ -77,12 +77,12 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(project):
     assert f'[{last + 1}][2/2]' in output
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_the_whole_group_keeps_the_iteration_and_ends(project, number):
-    """The workers get it too, as on a cluster; nothing hangs at the end."""
+    """The workers get it too, as on a cluster and from a terminal; nothing hangs at the end."""
     process = train_for_two_epochs(project)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert f'{number.name}: stopped at iteration' in output.splitlines()[-1]
     assert (project / 'run' / 'last_checkpoint').read_text().endswith('interrupted.pth')
