@@ -17,7 +17,7 @@ def test_every_option_is_timed_and_written(load_tool, tmp_path, capsys):
 @pytest.mark.parametrize('option', [('exp', 'separate', 'penalty'), ('none', 'signed', 'none')])
 def test_a_timed_step_of_the_neck_is_a_whole_one(load_tool, option):
     tool = load_tool('benchmarks/heat_neck_share.py')
-    neck = tool.HeatNeck(4, 'linear', *option)
+    neck = tool.HeatNeck(4, *option)
     for parameter in neck.parameters():
         tool.nn.init.normal_(parameter, std=0.1)
     before = [parameter.detach().clone() for parameter in neck.parameters()]

@@ -122,7 +122,7 @@ def build_steps(args: argparse.Namespace) -> dict:
     with torch.no_grad(), torch.autocast(**autocast):
         latent = next(iter(models.values())).encode(crop_quarter(images, origin, 16))
     for option in OPTIONS:
-        neck = HeatNeck(latent.shape[1], 'linear', *option).to(device)
+        neck = HeatNeck(latent.shape[1], *option).to(device)
         for parameter in neck.parameters():
             nn.init.normal_(parameter, std=0.02)
         steps[option] = neck_step(neck, latent, origin, autocast)
