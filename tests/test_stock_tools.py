@@ -61,6 +61,7 @@ def probe(tmp_path, monkeypatch):
         model=dict(
             data_preprocessor=dict(num_classes=2),
             backbone=dict(_delete_=True, type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+            neck=dict(_delete_=True, type='GlobalAveragePooling'),
             head=dict(in_channels=20, num_classes=2),
         ),
         train_dataloader=dataset,
