@@ -23,7 +23,6 @@ CLASSIFICATION = {
     'misc/print_config.py': 'config.py',
     'visualization/browse_dataset.py': 'config.py --output-dir out -n 2',
     'visualization/vis_scheduler.py': 'config.py --not-show --save-path curve.png',
-    'visualization/vis_tsne.py': 'config.py --checkpoint probe.pth --max-num-samples 8 --vis-stage backbone',
 }
 DETECTION = {
     'test.py': 'config.py detr.pth --work-dir run',
@@ -61,6 +60,7 @@ def probe(tmp_path, monkeypatch):
         model=dict(
             data_preprocessor=dict(num_classes=2),
             backbone=dict(_delete_=True, type='MobileFormer', arch=TINY_ARCH, frozen_stages=4),
+            neck=dict(_delete_=True, type='GlobalAveragePooling'),
             head=dict(in_channels=20, num_classes=2),
         ),
         train_dataloader=dataset,
