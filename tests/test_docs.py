@@ -1,5 +1,6 @@
 """The documentation: links, anchors, paths and options exist, and the commands of docs/ run."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -134,6 +135,22 @@ def test_commands_run(sandbox):
             ['bash', '-c', script], cwd=sandbox, env=env, capture_output=True, text=True, timeout=1200
         )
         assert not done.returncode, f'{name}:\n{(done.stdout + done.stderr)[-4000:]}'
+
+
+def test_python_blocks_outside_openmmlab_run(sandbox):
+    """One after the other, in one process."""
+    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / 'docs/outside_openmmlab.md').read_text(), re.M | re.S)
+    assert len(blocks) == 6
+    if importlib.util.find_spec('sklearn') is None:
+        blocks = [block for block in blocks if 'sklearn' not in block]
+    path = f'{sandbox}:{os.environ.get("PYTHONPATH", "")}'
+    command = [sys.executable, '-c', ''.join(blocks)]
+    done = subprocess.run(
+        command, cwd=sandbox, env=dict(os.environ, PYTHONPATH=path), capture_output=True, text=True, timeout=600
+    )
+    assert not done.returncode, done.stderr[-4000:]
+    printed = done.stdout.splitlines()
+    assert printed[-1 - ('sklearn' in blocks[-1])].startswith("['000.jpg', ")
 
 
 def test_the_site_names_every_config_study_and_module():

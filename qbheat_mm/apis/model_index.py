@@ -26,6 +26,11 @@ def register_models() -> None:
             ModelHub.register_model_index(metafile, config_prefix=ROOT)
 
 
+def local_address(address: str | None) -> str | None:
+    """The path of a file of this project; any other address as it is."""
+    return str(ROOT / address.removeprefix(SCHEME)) if address and address.startswith(SCHEME) else address
+
+
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def load_from_project(filename: str, map_location=None) -> dict:
     """Load a file of this project, the ``Weights`` of a metafile, for mmengine; no code in it is executed.
@@ -34,4 +39,4 @@ def load_from_project(filename: str, map_location=None) -> dict:
         filename: ``qbheat_mm://`` and the path from the root of the project.
         map_location: Ignored; weights stay on the CPU until the model copies them.
     """
-    return read_checkpoint(ROOT / filename.removeprefix(SCHEME))
+    return read_checkpoint(local_address(filename))
