@@ -141,9 +141,12 @@ def normalization(cfg: Config) -> tuple[tuple[float, ...], tuple[float, ...], bo
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     # OpenMMLab's transforms load BGR.
     bgr = not (preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb'))
-    mean, std = preprocessor.get('mean') or (0, 0, 0), preprocessor.get('std') or (1, 1, 1)
     order = slice(None, None, -1 if bgr else 1)
-    return tuple(value / 255 for value in mean[order]), tuple(value / 255 for value in std[order]), bgr
+    mean, std = (
+        tuple(value / 255 for value in (preprocessor.get(name) or default)[order])
+        for name, default in (('mean', (0, 0, 0)), ('std', (1, 1, 1)))
+    )
+    return mean, std, bgr
 
 
 def _name(config: str | Path | Config) -> str:

@@ -39,4 +39,4 @@ def load_from_project(filename: str, map_location=None) -> dict:
         filename: ``qbheat_mm://`` and the path from the root of the project.
         map_location: Ignored; weights stay on the CPU until the model copies them.
     """
-    return read_checkpoint(local_address(filename))
+    return read_checkpoint(ROOT / filename.removeprefix(SCHEME))
