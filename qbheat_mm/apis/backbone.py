@@ -141,9 +141,9 @@ def normalization(cfg: Config) -> tuple[tuple[float, ...], tuple[float, ...], bo
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     # OpenMMLab's transforms load BGR.
     bgr = not (preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb'))
-    order = slice(None, None, -1 if bgr else 1)
+    step = -1 if bgr else 1
     mean, std = (
-        tuple(value / 255 for value in (preprocessor.get(name) or default)[order])
+        tuple(value / 255 for value in (preprocessor.get(name) or default)[::step])
         for name, default in (('mean', (0, 0, 0)), ('std', (1, 1, 1)))
     )
     return mean, std, bgr
