@@ -119,9 +119,8 @@ def _check_ids(coco: dict, report: Report) -> None:
         known = {entry['id'] for entry in coco[section]}
         unknown = (f'{a[key]} (annotation {a["id"]})' for a in coco['annotations'] if a[key] not in known)
         report.errors += _finding(unknown, f'annotations name an unknown {key}')
-        kinds = {type(entry['id']).__name__ for entry in coco[section]}
-        if len(kinds) > 1:  # pycocotools sorts them
-            report.errors.append(f'ids of {section} are of mixed kinds, {" and ".join(sorted(kinds))}: renumber them')
+        text = (entry['id'] for entry in coco[section] if not isinstance(entry['id'], int))
+        report.errors += _finding(text, f'ids of {section} are text; COCO AP wants whole numbers')
     # pycocotools stores the annotation id as the match of a detection, in floating point, where 0 means no match.
     unusable = (a['id'] for a in coco['annotations'] if not isinstance(a['id'], int) or a['id'] == 0)
     report.errors += _finding(unusable, 'ids of annotations are text or 0; number them from 1, in whole numbers')

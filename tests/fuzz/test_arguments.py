@@ -36,7 +36,7 @@ DATASET = dict(type='ImageFolderDataset', data_root='photos', with_label=False)
 HEAD = dict(type='LinearClsHead', num_classes=2, in_channels=4)
 NEEDED = dict(
     AtomicCheckpointHook=dict(save_best='accuracy'),
-    CPUDistributedDataParallel=dict(module=torch.nn.Linear(1, 1)),
+    DrawRandomFlip=dict(prob=0.5),
     FeatureDataset=dict(folder='nowhere'),
     HeatNeck=dict(in_channels=4),
     KnnHook=dict(bank=DATASET, queries=DATASET),
@@ -45,6 +45,7 @@ NEEDED = dict(
     LoadReducedRandomResizedCrop=dict(scale=8),
     MobileFormer=dict(arch=TINY_ARCH),
     MobileFormerClsHead=dict(num_classes=2, in_channels=4, token_dims=4, hidden_channels=4),
+    PackedImageDataset=dict(data_root='photos', with_label=False, lazy_init=True),
     QBHeat={key: value for key, value in qbheat_config().items() if key != 'type'},
     QBHeatDecoder=dict(in_channels=4, out_channels=4, embed_dims=12),
     QBHeatPretrainHead=dict(loss=dict(type='PixelReconstructionLoss', criterion='L2')),
@@ -61,7 +62,12 @@ def arguments_of(component) -> list[str]:
     return [name for name, each in parameters.items() if name != 'self' and each.kind in PLAIN]
 
 
-OWN = [component for component in own_classes() if '__init__' in vars(component)]  # the others have stock arguments
+# Others have stock arguments; the wrapper needs a process group.
+OWN = [
+    component
+    for component in own_classes()
+    if '__init__' in vars(component) and component.__name__ != 'CPUDistributedDataParallel'
+]
 CASES = [(component, name) for component in OWN for name in arguments_of(component)]
 
 
