@@ -74,13 +74,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from _runtime import METADATA, load
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
-METADATA = 'qbheat_mm'
 MAX_IMAGES = 8  # that outputs are compared on
 
 
@@ -212,20 +212,6 @@ def to_exported(model: nn.Module, images: Tensor, shapes: dict, metadata: dict) 
     return file.getvalue()
 
 
-def load(content: bytes, format: str) -> Callable[[Tensor], Sequence[Tensor]]:
-    """A function that runs the content of a file."""
-    if format == 'torchscript':
-        return torch.jit.load(io.BytesIO(content))
-    if format == 'exported':
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the bytes are read-only, as are the weights
-            return torch.export.load(io.BytesIO(content)).module()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    return lambda images: [torch.from_numpy(out) for out in session.run(None, {'images': images.numpy()})]
-
-
 def export(model: Exported, metadata: dict, format: str) -> bytes:
     """The content of the file.
 
@@ -316,7 +302,7 @@ def convert(args: argparse.Namespace) -> tuple[int, float]:
     model, metadata = build(args)
     batches = comparison_batches(args.images, metadata)
     content = export(model, metadata, args.to)
-    difference = largest_difference(model, load(content, args.to), batches)
+    difference = largest_difference(model, load(content)[0], batches)
     if not difference <= args.tolerance:
         raise ExportError(
             f'The outputs differ by {difference:.1e} of their largest value, more than --tolerance {args.tolerance:g}; '
