@@ -57,7 +57,7 @@ def effective_batch(runner: Runner) -> tuple[int, int, int]:
 
 def peak_rates(runner: Runner) -> list[float]:
     """The different peak learning rates of the optimizer's groups, in their order."""
-    groups = [group for optimizer, _ in optimizers(runner) for group in optimizer.param_groups]
+    groups = [group for wrapper in optim_wrappers(runner) for group in wrapper.param_groups]
     return list(dict.fromkeys(float(group.get('initial_lr', group['lr'])) for group in groups))
 
 

@@ -1,24 +1,12 @@
 # mmdet's Deformable DETR with strides 8 and 16 from the frozen backbone, 32 and 64 from the neck.
+_base_ = './pyramid_mobile-former-285m-frozen.py'
 model = dict(
     type='DeformableDETR',
     num_queries=300,
     num_feature_levels=4,
     with_box_refine=False,
     as_two_stage=False,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=1,
-    ),
-    backbone=dict(
-        type='mmpretrain.MobileFormer',
-        arch='285m',
-        out_indices=(1, 2),
-        frozen_stages=3,
-        init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.'),
-    ),
+    data_preprocessor=dict(pad_size_divisor=1),
     neck=dict(
         type='ChannelMapper',
         in_channels=[32, 160],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...datasets.transforms import LoadImage
 from ...models import QBHeat
-from ...models.utils import patchify, unpatchify
+from ...models.utils import gather_tokens, patchify, unpatchify
 
 Image = str | Path | np.ndarray
 
@@ -85,20 +85,25 @@ def _gray_out(images: Tensor, samples: Sequence[DataSample], patch_size: int) ->
 def _draw_predictions(model: QBHeat, inputs: Tensor, samples: Sequence[DataSample]) -> dict[str, Tensor]:
     """Images (N, 3, H, W) of 0 to 255: what is visible, and the predictions in the masked patches."""
     pred, masked_ids = (torch.stack([sample.get(name) for sample in samples]) for name in ('pred', 'masked_ids'))
-    generator, target = model.target_generator, model.target(inputs, masked_ids)
-    pixels = 3 * model.patch_size**2
-    draw = getattr(generator, 'draw', None)
-    if draw is None and target.shape[-1] != pixels:
+    generator, size = model.target_generator, inputs.shape[2:]
+    if hasattr(generator, 'draw'):
+        tokens = generator(inputs)
+        values = model.head.to_pixels(pred, gather_tokens(tokens, masked_ids))
+        return dict(
+            target=generator.draw(tokens, size),
+            reconstruction=generator.draw(_fill_in(tokens, masked_ids, values), size),
+        )
+    target = model.target(inputs, masked_ids)
+    if target.shape[-1] != 3 * model.patch_size**2:
         raise ValueError(f'{type(generator).__name__} targets cannot be drawn; pixels and HOG can.')
-    tokens = generator(inputs) if draw else patchify(inputs.float(), model.patch_size)
-    values = model.head.to_pixels(pred, target)
-    reconstruction = tokens.scatter(1, masked_ids[..., None].expand_as(values), values)
-    if draw:
-        return {
-            name: draw(each, inputs.shape[2:])
-            for name, each in dict(target=tokens, reconstruction=reconstruction).items()
-        }
-    return dict(reconstruction=_to_pixels(model, unpatchify(reconstruction, inputs.shape[2:], model.patch_size)))
+    patches = patchify(inputs.float(), model.patch_size)
+    patches = _fill_in(patches, masked_ids, model.head.to_pixels(pred, target))
+    return dict(reconstruction=_to_pixels(model, unpatchify(patches, size, model.patch_size)))
+
+
+def _fill_in(tokens: Tensor, masked_ids: Tensor, values: Tensor) -> Tensor:
+    """Tokens (N, L, V) with ``values`` (N, M, V) at the positions ``masked_ids`` (N, M)."""
+    return tokens.scatter(1, masked_ids[..., None].expand_as(values), values)
 
 
 def _to_pixels(model: QBHeat, inputs: Tensor) -> Tensor:
