@@ -81,16 +81,12 @@ def check_optimizer(state: dict, optimizer: Optimizer, path: str) -> None:
         extra = [key for key in theirs if key not in ours and not key.startswith('initial_')]
         absent = [key for key in ours if key not in theirs and not key.startswith('initial_')]
         if extra and absent:  # settings that are only absent, or extra, are those of another version of torch
-            problem = f'the settings {join_names(extra)}, where {_name(optimizer)} has {join_names(absent)}'
+            problem = f'the settings {join_names(extra)}, where {type(optimizer).__name__} has {join_names(absent)}'
     if problem:
         raise CheckpointError(
             f'"{path}" cannot be resumed from: it is of another optimizer, with {problem}. Set optim_wrapper as it '
             f'was. {WEIGHTS_ALONE}'
         )
-
-
-def _name(optimizer: Optimizer) -> str:
-    return type(getattr(optimizer, 'optimizer', optimizer)).__name__
 
 
 def write_pointer(work_dir: str | Path, checkpoint: str | Path) -> None:

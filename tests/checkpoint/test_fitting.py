@@ -211,3 +211,17 @@ def test_resuming_into_another_model_or_optimizer_names_what_differs(tmp_path, i
     other = run_config(tmp_path / 'two', images, load_from=path, resume=True, **change)
     with pytest.raises(CheckpointError, match=message):
         Runner.from_cfg(other).train()
+
+
+def test_a_run_with_groups_of_parameters_resumes(tmp_path, images):
+    """mmengine counts the settings of the base optimizer as a group more, which its checkpoints do not have."""
+    optim_wrapper = dict(
+        optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(norm_decay_mult=0.0)
+    )
+    Runner.from_cfg(run_config(tmp_path, images, optim_wrapper=optim_wrapper)).train()
+    cfg = run_config(tmp_path, images, optim_wrapper=optim_wrapper, resume=True)
+    cfg.train_cfg.max_epochs = 2
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.epoch == 2
+    assert len(runner.optim_wrapper.optimizer.param_groups) > 1

@@ -89,9 +89,9 @@ class PlainCheckpointHook(Hook):
 def _check_optimizers(state: dict, optimizers: OptimWrapper, path: str) -> None:
     if isinstance(optimizers, OptimWrapperDict):
         for name, each in optimizers.items():
-            check_optimizer(state.get(name, {}), each, path)
+            check_optimizer(state.get(name, {}), each.optimizer, path)
     else:
-        check_optimizer(state, optimizers, path)
+        check_optimizer(state, optimizers.optimizer, path)  # the wrapper counts its own settings as a group
 
 
 def _forget_files_elsewhere(info: dict, runner: Runner) -> None:
