@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers.models import PIPELINE, ROOT, qbheat_config, write_images
 from helpers.probes import probe
-from helpers.runs import image_loader, pretraining, run, write_config
+from helpers.runs import image_loader, pretraining, python_path, run, write_config
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -76,8 +77,11 @@ def project(tmp_path) -> Path:
 def dist_train(project: Path, work_dir: str, processes: int = 1, *options: str, fails: bool = False, **env: str) -> str:
     """The README's command."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    with socket.socket() as free:  # a port of its own, for tests in several processes
+        free.bind(('127.0.0.1', 0))
+        env['PORT'] = str(free.getsockname()[1])
     command = ('bash', ROOT / 'tools/dist_train.sh', 'config.py', str(processes), '--work-dir', work_dir, *options)
-    return run(*command, cwd=project, fails=fails, PYTHONPATH=f'{project}{os.pathsep}{ROOT}', PATH=path, **env)
+    return run(*command, cwd=project, fails=fails, PYTHONPATH=python_path(project), PATH=path, **env)
 
 
 def curve(work_dir: Path) -> dict[int, float]:

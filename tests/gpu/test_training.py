@@ -10,6 +10,7 @@ import torch
 from helpers.models import ROOT
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
@@ -19,6 +20,7 @@ from qbheat_mm.models.necks.whitening import WhiteningLayer
 
 CONFIGS = {
     'qbheat': 'qbheat/qbheat_mobile-former-52m_1xb128-coslr-12e_imagenette.py',
+    'qbheat-hog': 'qbheat/qbheat-hog_mobile-former-52m_1xb128-coslr-12e_imagenette.py',
     'mocov2': 'mocov2/mocov2_mobile-former-52m_1xb128-coslr-12e_imagenette.py',
     'supervised': 'mobile_former/mobile-former-52m_1xb128-coslr-12e_imagenette.py',
     'linear': 'benchmarks/mobile-former-52m_1xb128-linear-coslr-20e_imagenette.py',
@@ -30,6 +32,12 @@ CONFIGS = {
     'conditional-detr': 'detection/conditional-detr_mobile-former-285m-frozen_8xb2-50e_coco.py',
     'dab-detr': 'detection/dab-detr_mobile-former-285m-frozen_8xb2-50e_coco.py',
     'deformable-detr': 'detection/deformable-detr_mobile-former-285m-frozen_16xb2-50e_coco.py',
+    'retinanet': 'detection/retinanet_mobile-former-285m-frozen_8xb2-12e_coco.py',
+    'fcos': 'detection/fcos_mobile-former-285m-frozen_8xb2-12e_coco.py',
+    'fcos-light': 'detection/fcos-light_mobile-former-285m-frozen_1xb16-50e_coco-people320-person.py',
+    'faster-rcnn': 'detection/faster-rcnn_mobile-former-285m-frozen_8xb2-12e_coco.py',
+    'rtmdet': 'detection/rtmdet-tiny_mobile-former-285m-frozen_8xb32-300e_coco.py',
+    'yolox': 'detection/yolox-tiny_mobile-former-285m-frozen_8xb8-300e_coco.py',
     'dino': 'detection/dino-4scale_mobile-former-285m-frozen_8xb2-12e_coco.py',
 }
 WRAPPERS = {
@@ -45,7 +53,7 @@ def build(kind: str) -> tuple[torch.nn.Module, Config]:
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.model.backbone.init_cfg = None  # no checkpoint
-    if cfg.default_scope == 'mmdet':
+    if 'encoder' in cfg.model:
         cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -64,7 +72,9 @@ def batch(kind: str, cfg: Config) -> dict:
         for boxes in ([[10, 20, 60, 90], [50, 50, 120, 110]], [[0, 0, 100, 40]]):
             meta = dict.fromkeys(('img_shape', 'ori_shape', 'batch_input_shape'), (size, size))
             sample = DetDataSample(metainfo=meta)
-            sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).float(), labels=torch.arange(len(boxes)))
+            sample.gt_instances = InstanceData(
+                bboxes=torch.tensor(boxes).float(), labels=torch.zeros(len(boxes)).long()
+            )
             samples.append(sample)
         return dict(inputs=list(torch.randint(256, (2, 3, size, size), dtype=torch.uint8)), data_samples=samples)
     samples = [DataSample(metainfo=dict(visible_origin=(i % 3, i % 2))).set_gt_label(i % 2) for i in range(4)]
@@ -87,12 +97,14 @@ def test_ten_steps(kind, precision, device, monkeypatch):
     wrapper = build_optim_wrapper(model, dict(WRAPPERS[precision], optimizer=optimizer, clip_grad=dict(max_norm=1.0)))
     np.random.seed(0)
     data, losses = batch(kind, cfg), []
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        MessageHub.get_current_instance().update_info('iter', step)  # YOLOX changes the size of images by it
         log = model.train_step(copy.deepcopy(data), wrapper)
         assert {value.device.type for value in log.values()} == {device.type}
         losses.append(float(log['loss']))
     print(kind, precision, losses)
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < losses[0]
+    if kind != 'rtmdet':  # whose first targets are hardly any: they grow with its scores
+        assert np.mean(losses[-3:]) < losses[0]
     same = all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
     assert same == frozen  # to the bit, statistics included

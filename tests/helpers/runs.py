@@ -84,12 +84,17 @@ def write_config(folder: Path, *bases: str, **fields) -> None:
     (folder / 'config.py').write_text(''.join(lines))
 
 
+def python_path(*folders: Path) -> str:
+    """These folders and this checkout before what is on Python's path."""
+    return os.pathsep.join([*map(str, folders), str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+
+
 def run(*command: str | Path, cwd: Path | None = None, fails: bool = False, **env: str) -> str:
     """The output of a command that must succeed, or fail, on one thread and with this checkout on Python's path."""
     done = subprocess.run(
         [str(each) for each in command],
         cwd=cwd,
-        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1') | env,
+        env=os.environ | dict(PYTHONPATH=python_path(), OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1') | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

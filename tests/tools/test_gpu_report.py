@@ -20,7 +20,7 @@ def test_every_part_runs_on_a_cpu_and_none_runs_twice(tool, tmp_path, capsys, mo
     arguments = ['--quick', '--out', str(tmp_path), '--minutes', '60']  # no assertion on a busy machine
     assert tool.main(arguments) == 0, [path.read_text()[-2000:] for path in tmp_path.glob('*.log')]
     text = capsys.readouterr().out
-    for sign in ('test_agreement.py | 2 | 0 | 0 |', '| qbheat |', '| shared_basis |', 'frozen', '| 1 workers |'):
+    for sign in ('| 4 | 0 | 0 |', '| qbheat |', '| shared_basis |', 'frozen', '| 1 workers |'):
         assert sign in text, sign
     names = set(tool.parts(tool.parse_args(arguments))) | {'environment'}
     assert {path.stem for path in tmp_path.glob('*.json')} == names
@@ -109,9 +109,9 @@ def test_without_a_network_wheels_suffice(tmp_path):
     shutil.copytree(ROOT / 'tools', project / 'tools')  # the script writes below its own project
     script, out = project / 'tools/benchmarks/offline_gpu_report.sh', tmp_path / 'out'
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
-    text = run('bash', script, wheel.parent, out, '--quick', '--only', 'test_agreement', PATH=path)
+    text = run('bash', script, wheel.parent, out, '--quick', '--only', 'tests', PATH=path)
     assert 'from the wheel' in text
-    assert 'test_agreement: done' in text
+    assert 'tests: done' in text
     assert {each.name for each in out.iterdir()} == {'check_env.txt', 'report.md', 'README.md', 'parts.tar.gz'}
     with tarfile.open(out / 'parts.tar.gz') as archive:
-        assert 'gpu_report/test_agreement.json' in archive.getnames()
+        assert 'gpu_report/tests.json' in archive.getnames()

@@ -105,50 +105,46 @@ def parts(args: argparse.Namespace) -> dict[str, Part]:
     quick = args.quick
     device = ('--device', args.device)
     small = ('--arch=26m', '--size=64', '--images=4') if quick else ('--arch=285m', '--size=224', '--images=512')
-    repeats = ('--rounds=1', '--steps=1', '--warmup=1') if quick else ('--rounds=5', '--steps=20', '--warmup=10')
     batches = (2, 4) if quick else (256, 1024)
-
-    def tests(name: str, seconds: int, *options: str) -> Part:
-        command = ('-m', 'pytest', '-q', '-m', 'gpu', f'tests/gpu/test_{name}.py', '--junitxml={out}', *options)
-        return Part(command, seconds, read_tests, codes=(0, 1))
+    some_tests = ('-k', 'whitening or inferencer or (ten_steps and qbheat-float32)')  # which a CPU does in seconds
+    all_tests = (f'--numprocesses={min(8, os.cpu_count() or 1)}',)
 
     def tool(name: str, seconds: int, *options: str) -> Part:
         return Part((f'tools/benchmarks/{name}.py', *device, '--out={out}', *options), seconds)
 
-    def throughput(batch: int, seconds: int, *options: str) -> Part:
+    def throughput(batch: int, rounds: int, steps: int, seconds: int, *options: str) -> Part:
+        repeats = (1, 1, 1) if quick else (rounds, steps, 3)
+        repeated = (f'--{name}={each}' for name, each in zip(('rounds', 'steps', 'warmup'), repeats))
         precision = '--precision=bf16'
-        command = (*small, *repeats, precision, f'--batch-size={batch}', '--no-files', *options)
-        return tool('pretrain_throughput', seconds, *command)
+        return tool('pretrain_throughput', seconds, *small, *repeated, precision, f'--batch-size={batch}', *options)
 
-    one = ('--methods=qbheat', '--no-memory', '--no-parts')
+    def feeding(*options: str) -> Part:
+        workers = '1' if quick else '4,16'
+        return throughput(batches[0], 3, 4, 120, '--methods=qbheat', f'--scaling=workers={workers}', *options)
+
+    one = ('--methods=qbheat', '--no-memory', '--no-parts', '--no-files')
+    graphs = (*one, '--compile=reduce-overhead')
     frozen = ('--size=64', '--batch=1', '--rounds=1') if quick else ('--size=800', '--rounds=20')
     neck = ('--arch=26m', '--size=64', '--batch-size=2', '--rounds=1') if quick else ('--batch-size=256',)
-    methods, workers = ('qbheat', '1') if quick else ('qbheat,mocov2', '1,2,4,8,16')
+    tests = ('-m', 'pytest', '-q', '-m', 'gpu', 'tests/gpu', '--junitxml={out}', *(some_tests if quick else all_tests))
     found = {
-        'test_agreement': tests('agreement', 90, *(('-k', 'whitening') if quick else ())),
-        'throughput_eager': throughput(batches[0], 150, *(('--no-memory', '--no-parts') if quick else ())),
-        'test_training': tests('training', 150, *(('-k', 'qbheat and float32') if quick else ())),
-        'neck': tool('heat_neck_share', 60, *neck, '--bf16'),
-        'throughput_compiled': throughput(batches[0], 150, *one, '--compile'),
-        'throughput_cuda_graphs': throughput(batches[0], 150, *one, '--compile=reduce-overhead'),
-        'throughput_large_batch': throughput(batches[1], 120, '--no-parts', *(one if quick else ())),
-        'test_runs': tests('runs', 180, *(('-k', 'inferencer') if quick else ())),
-        'frozen_detr': tool('frozen_detection', 90, *frozen),
-        'frozen_conditional_detr': tool('frozen_detection', 90, CONDITIONAL, *frozen),
-        'throughput_large_batch_cuda_graphs': throughput(batches[1], 150, *one, '--compile=reduce-overhead'),
-        'feeding': tool(
-            'pretrain_throughput',
-            150,
-            *small,
-            *repeats,
-            '--precision=bf16',
-            f'--batch-size={batches[0]}',
-            f'--methods={methods}',
-            f'--scaling=workers={workers}',
+        'tests': Part(tests, 240, read_tests, codes=(0, 1)),
+        'throughput_eager': throughput(
+            batches[0], 3, 10, 150, '--no-files', *(('--no-memory', '--no-parts') if quick else ())
         ),
+        'throughput_cuda_graphs': throughput(batches[0], 5, 20, 240, *graphs),
+        'throughput_large_batch': throughput(
+            batches[1], 3, 5, 150, '--no-parts', '--no-files', *(one if quick else ('--no-memory',))
+        ),
+        'neck': tool('heat_neck_share', 90, *neck, '--bf16'),
+        'frozen_detr': tool('frozen_detection', 90, *frozen),
+        'feeding_packed': feeding('--packed'),
+        'feeding_files': feeding(),
+        'throughput_large_batch_cuda_graphs': throughput(batches[1], 3, 10, 240, *graphs),
+        'frozen_conditional_detr': tool('frozen_detection', 90, CONDITIONAL, *frozen),
     }
     if quick:  # these repeat others
-        for name in ('throughput_large_batch_cuda_graphs', 'throughput_compiled', 'frozen_conditional_detr'):
+        for name in ('throughput_large_batch_cuda_graphs', 'frozen_conditional_detr'):
             del found[name]
     if args.data:
         study = ('studies/run.py', 'studies/imagenette.yaml', '--only', 'qbheat/seed0/*', '--data')
@@ -262,21 +258,21 @@ def frozen_table(results: dict[str, dict]) -> list[str]:
 def render(results: dict[str, dict]) -> str:
     """All tables, as far as there are figures."""
     lines = ['; '.join(f'{key} {value}' for key, value in results['environment'].items())]
-    tests = {name: each for name, each in results.items() if name.startswith('test_')}
-    if tests:
-        lines += header('tests', 'run', 'skipped', 'failed', 'seconds')
-    for name, each in tests.items():
-        ran, bad = each['tests'] - each['skipped'], each['failures'] + each['errors']
-        lines.append(row(f'tests/gpu/{name}.py', ran, each['skipped'], bad, f'{each["seconds"]:.0f}'))
+    if 'tests' in results:
+        each = results['tests']
+        lines += header('tests run', 'skipped', 'failed', 'seconds')
+        counts = (each['tests'] - each['skipped'], each['skipped'], each['failures'] + each['errors'])
+        lines.append(row(*counts, f'{each["seconds"]:.0f}'))
     lines += throughput_tables(results)
     if 'neck' in results:
         lines += neck_table(results['neck'])
     lines += frozen_table({name: each for name, each in results.items() if name.startswith('frozen_')})
-    if 'feeding' in results:
-        rates = results['feeding']['images_per_s']
-        methods = next(iter(rates.values()))
-        lines += header('images/s from files', *methods)
-        lines += [row(f'{n} workers', *(f'{rate:.0f}' for rate in each.values())) for n, each in rates.items()]
+    feeding = {name.removeprefix('feeding_'): each for name, each in results.items() if name.startswith('feeding_')}
+    if feeding:
+        lines += header('images/s from', *feeding)
+        rates = [each['images_per_s'] for each in feeding.values()]
+        for n in dict.fromkeys(n for each in rates for n in each):
+            lines.append(row(f'{n} workers', *(f'{each[n]["qbheat"]:.0f}' if n in each else '' for each in rates)))
     if 'study' in results:
         lines += ['', f'Records of the study: {len(results["study"]["records"])}.']
     return '\n'.join(lines)

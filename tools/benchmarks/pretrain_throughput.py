@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -61,11 +62,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
     parser.add_argument('--images', type=int, default=64, help='images to make, and to time the pipelines with')
+    parser.add_argument('--packed', action='store_true', help='pack the files, and crop on the device')
     parser.add_argument('--workers', type=int, default=0, help='loader processes')
     parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
     parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
     parser.add_argument('--synthetic', default=True, action=flag, help='steps on images that lie on the device')
-    parser.add_argument('--files', default=True, action=flag, help='steps from files, and the pipelines')
+    parser.add_argument('--files', default=True, action=flag, help='steps from files')
+    parser.add_argument('--pipelines', default=True, action=flag, help='with --files: the pipelines by themselves')
     parser.add_argument('--memory', default=True, action=flag, help='peak memory')
     parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
     parser.add_argument('--limits', default=True, action=flag, help='the bare encoder and the plain loop')
@@ -80,6 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.methods = args.methods.split(',')
     if unknown := set(args.methods) - set(METHODS):
         parser.error(f'--methods: {", ".join(sorted(unknown))}: there are {", ".join(METHODS)}')
+    if args.packed and not {'qbheat', 'mocov2'}.issuperset(args.methods):
+        parser.error('--packed crops on the device, which is for --methods qbheat,mocov2')
     if args.figure and not (args.parts and args.synthetic and args.scaling is None):
         parser.error('--figure shows the parts of a step: leave --no-parts, --no-synthetic and --scaling out')
     return args
@@ -109,6 +114,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from qbheat_mm.datasets.packed import INDEX
+from qbheat_mm.datasets.packing import pack_images
 from qbheat_mm.engine.hooks.compile_hook import compile_parts
 from qbheat_mm.engine.launch import adapt_to_device, init_process_group_on_cpu
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
@@ -237,18 +244,17 @@ def synthetic_batch(method: str, args: argparse.Namespace) -> dict:
 
 
 def file_loader(method: str, cfg: Config, args: argparse.Namespace) -> dict:
-    """The config's own dataloader on the folder of JPEGs."""
+    """The config's own dataloader on the folder of JPEGs, or on the pack of it."""
     pipeline = resized(cfg.train_dataloader.dataset.pipeline, args.size)
-    dataset = dict(
-        type='ImageFolderDataset', data_root=str(args.data), with_label=method == 'supervised', pipeline=pipeline
-    )
+    kind = dict(type='PackedImageDataset', device_crops=True) if args.packed else dict(type='ImageFolderDataset')
+    dataset = dict(kind, data_root=str(args.data), with_label=method == 'supervised', pipeline=pipeline)
     loader = dict(
         batch_size=args.batch_size,
         num_workers=args.workers,
         pin_memory=args.device.type == 'cuda',
         persistent_workers=False,
         sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='default_collate'),
+        collate_fn=dict(type='collate_views' if args.packed else 'default_collate'),
         dataset=dict(type='RepeatDataset', times=100, dataset=dataset),  # no epoch ends within a measurement
     )
     return loader | (dict(prefetch_factor=2) if args.workers else {})
@@ -288,6 +294,8 @@ def build_config(method: str, args: argparse.Namespace, from_files: bool) -> Con
     if args.compile:
         cfg.default_hooks.compile = dict(type='CompileHook', modules=COMPILED[method], mode=args.compile)
     cfg.train_dataloader = file_loader(method, cfg, args) if from_files else {}
+    if from_files and args.packed:
+        cfg.model.data_preprocessor.type = 'ViewDataPreprocessor'
     cfg.env_cfg.cudnn_benchmark = True
     cfg.log_level, cfg.launcher = 'ERROR', args.launcher
     cfg.work_dir, cfg.experiment_name = args.work_dir, f'{method}_{from_files}_{id(cfg)}'
@@ -654,7 +662,7 @@ def draw(figures: dict, path: Path) -> None:
 def measure(args: argparse.Namespace, argv: list[str]) -> dict:
     """All figures that are asked for."""
     clock = Clock(args)
-    settings = ('arch', 'batch_size', 'size', 'precision', 'compile', 'channels_last', 'workers', 'steps')
+    settings = ('arch', 'batch_size', 'size', 'precision', 'compile', 'channels_last', 'packed', 'workers', 'steps')
     machine = setting(args, *settings) | dict(data=str(args.data or 'none'), processes=get_world_size())
     figures: dict = dict(setting=machine)
 
@@ -668,23 +676,38 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict:
     if args.synthetic:
         add(**compute_bound(args, clock))
     if args.memory:
-        add(peak_mib={name: child([*argv, '--memory-of', name])['peak_mib'] for name in args.methods})
+        with ThreadPoolExecutor(1 if args.device.type == 'cpu' else len(args.methods)) as pool:
+            peaks = pool.map(lambda name: child([*argv, '--memory-of', name])['peak_mib'], args.methods)
+            add(peak_mib=dict(zip(args.methods, peaks)))
     if args.files:
-        if args.data is None:
-            args.data = write_jpegs(Path(args.work_dir) / 'jpegs', args.images)
-        add(pipeline_s=data_limit(args))
+        args.data = make_data(args)
+        if args.pipelines and not args.packed:
+            add(pipeline_s=data_limit(args))
         add(file_step_s=from_files(args, clock))
     return figures
+
+
+def make_data(args: argparse.Namespace) -> Path:
+    """The folder to read images from: files, or a pack of them."""
+    folder = args.data
+    if folder is None:
+        folder = write_jpegs(Path(args.work_dir) / 'jpegs', args.images)
+    if args.packed and not (folder / INDEX).is_file():
+        folder = pack_images(folder, Path(args.work_dir) / 'pack', size=256).folder
+    return folder
 
 
 def scaling(args: argparse.Namespace, argv: list[str]) -> dict:
     """Images per second over one quantity, each value in a process of its own."""
     quantity, _, values = args.scaling.partition('=')
     rows = {}
+    if quantity == 'workers':
+        argv = [*argv, '--data', str(make_data(args))]
     for value in values.split(','):
         option = [] if quantity == 'processes' else [f'--{quantity}', value]
         files = quantity == 'workers'
         bare = ['--no-memory', '--no-limits', '--no-parts', '--as-json', '--no-synthetic' if files else '--no-files']
+        bare += ['--no-pipelines'] if files else []
         figures = child([*argv, '--scaling', '', *option, *bare], int(value) if quantity == 'processes' else 1)
         batch = figures['setting']['batch_size'] * figures['setting']['processes']
         times = figures['file_step_s' if files else 'step_s']
