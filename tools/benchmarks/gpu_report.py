@@ -128,23 +128,26 @@ def parts(args: argparse.Namespace) -> dict[str, Part]:
     neck = ('--arch=26m', '--size=64', '--batch-size=2', '--rounds=1') if quick else ('--batch-size=256',)
     tests = ('-m', 'pytest', '-q', '-m', 'gpu', 'tests/gpu', '--junitxml={out}', *(some_tests if quick else all_tests))
     found = {
-        'tests': Part(tests, 240, read_tests, codes=(0, 1)),
         'throughput_eager': throughput(
             batches[0], 3, 10, 150, '--no-files', *(('--no-memory', '--no-parts') if quick else ())
         ),
-        'throughput_cuda_graphs': throughput(batches[0], 5, 20, 240, *graphs),
         'throughput_large_batch': throughput(
             batches[1], 3, 5, 150, '--no-parts', '--no-files', *(one if quick else ('--no-memory',))
+        ),
+        'throughput_channels_last': throughput(
+            batches[1], 3, 5, 90, *one, '--methods=qbheat,supervised', '--channels-last'
         ),
         'neck': tool('heat_neck_share', 90, *neck, '--bf16'),
         'frozen_detr': tool('frozen_detection', 90, *frozen),
         'feeding_packed': feeding('--packed'),
         'feeding_files': feeding(),
-        'throughput_large_batch_cuda_graphs': throughput(batches[1], 3, 10, 240, *graphs),
+        'tests': Part(tests, 270, read_tests, codes=(0, 1)),
+        'throughput_cuda_graphs': throughput(batches[0], 5, 20, 300, *graphs),  # minutes to compile
+        'throughput_large_batch_cuda_graphs': throughput(batches[1], 3, 10, 300, *graphs),
         'frozen_conditional_detr': tool('frozen_detection', 90, CONDITIONAL, *frozen),
     }
     if quick:  # these repeat others
-        for name in ('throughput_large_batch_cuda_graphs', 'frozen_conditional_detr'):
+        for name in ('throughput_large_batch_cuda_graphs', 'throughput_channels_last', 'frozen_conditional_detr'):
             del found[name]
     if args.data:
         study = ('studies/run.py', 'studies/imagenette.yaml', '--only', 'qbheat/seed0/*', '--data')

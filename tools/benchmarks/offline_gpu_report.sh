@@ -2,10 +2,13 @@
 # offline_gpu_report.sh WHEELS OUT [gpu_report.py's options]: the GPU report on a machine without network.
 #
 # The machine has a GPU and a python3 with torch, torchvision, opencv-headless, scipy, matplotlib, pandas, rich, tqdm and
-# pytest; WHEELS holds wheels of what it lacks: the OpenMMLab packages and their small dependencies. They are installed
-# into a temporary folder. OUT receives four files: check_env.txt, report.md, README.md with the tables, and parts.tar.gz
-# with the JSON files and logs of all parts. The parts themselves stay in work_dirs/gpu_report: another call measures
-# what is missing there (`tar xzf OUT/parts.tar.gz -C work_dirs` brings them to another machine).
+# pytest with xdist; WHEELS holds wheels of what it lacks: the OpenMMLab packages in the versions of
+# requirements/onedl.txt, pydantic with pydantic-core, annotated-types and typing-inspection, faster-coco-eval,
+# pycocotools, addict, einops, imaug, importlib-metadata, mat4py, model-index, ordered-set, platformdirs, setuptools,
+# shapely, termcolor, terminaltables, yapf. They are installed into a temporary folder. OUT receives four files:
+# check_env.txt, report.md, README.md with the tables, and parts.tar.gz with the JSON files and logs of all parts. The
+# parts themselves stay in work_dirs/gpu_report: another call measures what is missing there (`tar xzf
+# OUT/parts.tar.gz -C work_dirs` brings them to another machine).
 set -euo pipefail
 wheels=$(realpath "${1:?usage: offline_gpu_report.sh WHEELS OUT [options of gpu_report.py]}")
 mkdir -p "${2:?usage: offline_gpu_report.sh WHEELS OUT [options of gpu_report.py]}"
