@@ -17,16 +17,24 @@ def test_everything_is_measured_and_written(tool, tmp_path, capsys):
     figures = json.loads(out.read_text())
     assert set(figures['step_s']) == {*tool.METHODS, 'plain loop', 'bare encoder'}
     assert set(figures['file_step_s']) == set(figures['parts_s']) == set(tool.METHODS)
-    assert len(figures['ratios']) == 7
+    assert len(figures['ratios']) == 6
     assert min(figures['ratios'].values()) > 0
     for method, parts in figures['parts_s'].items():
         assert set(parts) == set(tool.PARTS)
         assert min(parts[part] for part in ('data', 'encoder', 'decoder', 'backward', 'optimizer')) > 0
         assert (parts['neck'] > 0) == (method in ('qbheat', 'mocov2'))
     assert figure.stat().st_size > 10_000
-    text = capsys.readouterr().out
-    assert text.count('| ours') == 3
-    assert '| qbheat : supervised, images/s |' in text
+    assert '| qbheat : supervised, images/s |' in capsys.readouterr().out
+
+
+def test_workers_feed_from_files_and_from_a_pack(tool, tmp_path):
+    for packed in ([], ['--packed']):
+        tool.main([*TINY, '--methods=qbheat', '--scaling=workers=1', *packed, '--out', str(tmp_path / 'out.json')])
+        figures = json.loads((tmp_path / 'out.json').read_text())
+        assert figures['setting']['packed'] == bool(packed)
+        assert figures['images_per_s']['1']['qbheat'] > 0
+    with pytest.raises(SystemExit):
+        tool.parse_args(['--packed', '--methods=supervised'])
 
 
 def test_methods_share_backbone_stride_and_batch(tool):

@@ -42,7 +42,7 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
-from pretrain_throughput import CONFIGS, METHODS, RATIO, STOCK_CROP, write_jpegs
+from pretrain_throughput import CONFIGS, METHODS, write_jpegs
 
 from qbheat_mm.datasets.packing import pack_images
 from qbheat_mm.datasets.transforms.views import collate_views
@@ -53,7 +53,7 @@ def build_datasets(files: Path, pack: Path, size: int) -> dict[str, tuple]:
     """Each way to read a batch: its dataset and collate function."""
     pipeline = Config.fromfile(CONFIGS / METHODS['qbheat']).train_dataloader.dataset.pipeline
     crop, rest = dict(pipeline[1], scale=size), pipeline[2:]
-    stock = [dict(type='LoadImageFromFile'), dict(STOCK_CROP, scale=size, crop_ratio_range=RATIO), *rest]
+    stock = [dict(type='LoadImageFromFile'), dict(crop, type='RandomResizedCrop', backend='pillow'), *rest]
     reduced = dict(crop, type='LoadReducedRandomResizedCrop')
     ours = [pipeline[0], crop, *rest]
     entries = {

@@ -10,8 +10,7 @@ over all methods. Measured are
 - steps on synthetic images that lie on the device, and steps from JPEG files through each config's own pipeline;
 - the parts of a step, in rounds of their own, because to time a part is to wait for it;
 - peak memory, each method in a process of its own;
-- the limits: the bare encoder on the visible quarter, forward and backward; each data pipeline by itself; and the same
-  step in a plain PyTorch loop.
+- the limits: the bare encoder on the visible quarter, forward and backward, and the same step in a plain PyTorch loop.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from statistics import median
-from time import process_time
 
 import _options
 
@@ -61,14 +59,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--channels-last', action='store_true', help="weights in channels_last memory (on a CPU they don't matter)"
     )
     parser.add_argument('--data', type=Path, help='a folder of JPEGs in class folders; default: 500 x 375 noise')
-    parser.add_argument('--images', type=int, default=64, help='images to make, and to time the pipelines with')
+    parser.add_argument('--images', type=int, default=64, help='images to make')
     parser.add_argument('--packed', action='store_true', help='pack the files, and crop on the device')
     parser.add_argument('--workers', type=int, default=0, help='loader processes')
     parser.add_argument('--steps', type=int, default=2, help='steps of each method a round')
     parser.add_argument('--warmup', type=int, default=2, help='steps of each method before the first round')
     parser.add_argument('--synthetic', default=True, action=flag, help='steps on images that lie on the device')
     parser.add_argument('--files', default=True, action=flag, help='steps from files')
-    parser.add_argument('--pipelines', default=True, action=flag, help='with --files: the pipelines by themselves')
     parser.add_argument('--memory', default=True, action=flag, help='peak memory')
     parser.add_argument('--parts', default=True, action=flag, help='parts of the steps')
     parser.add_argument('--limits', default=True, action=flag, help='the bare encoder and the plain loop')
@@ -100,7 +97,6 @@ import numpy as np
 import torch
 from _timing import MIB, Clock, setting, use_device, write_json
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -129,9 +125,6 @@ COMPILED = dict(
     masked=['backbone', 'decoder', 'head.loss'],
 )
 PARTS = ('data', 'transfer', 'encoder', 'neck', 'decoder', 'backward', 'optimizer', 'other')
-SCALE, RATIO = 224, (0.2, 1.0)
-STOCK_CROP = dict(type='RandomResizedCrop', crop_ratio_range=RATIO, backend='pillow', interpolation='bicubic')
-PILLOW = dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True)
 
 
 # --- The fourth method -----------------------------------------------------------------------------------------------
@@ -510,44 +503,6 @@ def from_files(args: argparse.Namespace, clock: Clock) -> dict[str, float]:
     return {name: median(record) for name, record in times.items()}
 
 
-def pipelines(size: int) -> dict[str, list[dict]]:
-    """Ours beside mmpretrain's own, by either decoder; two views each for MoCo-v2."""
-    config = {name: Config.fromfile(CONFIGS / METHODS[name]) for name in ('qbheat', 'mocov2')}
-    ours = {name: cfg.train_dataloader.dataset.pipeline for name, cfg in config.items()}
-    rest = ours['qbheat'][2:]
-    stock_crop = dict(STOCK_CROP, scale=SCALE)
-    named = {
-        'stock': [dict(type='LoadImageFromFile'), stock_crop, *rest],
-        'stock, pillow decodes': [PILLOW, stock_crop, *rest],
-        'ours': ours['qbheat'],
-        'ours, cv2 decodes': [dict(type='LoadImageFromFile'), *ours['qbheat'][1:]],
-        'ours, reduced decoding': [
-            dict(type='LoadReducedRandomResizedCrop', scale=SCALE, crop_ratio_range=RATIO, interpolation='bicubic'),
-            *rest,
-        ],
-        'mocov2': ours['mocov2'],
-    }
-    return {name: resized(steps, size) for name, steps in named.items()}
-
-
-def data_limit(args: argparse.Namespace) -> dict[str, float]:
-    """The seconds of one core that an image takes through each pipeline, processor time."""
-    init_default_scope('mmpretrain')
-    paths = sorted(str(path) for path in args.data.rglob('*') if path.suffix.lower() in ('.jpg', '.jpeg'))
-    if not paths:
-        raise SystemExit(f'There is no .jpg or .jpeg file below "{args.data}" (--data).')
-    paths = paths[: args.images]
-    composed = {name: Compose(steps) for name, steps in pipelines(args.size).items()}
-    times: dict[str, list[float]] = {name: [] for name in composed}
-    for _ in range(args.rounds + 1):
-        for name, pipeline in composed.items():
-            start = process_time()
-            for path in paths:
-                pipeline(dict(img_path=path))
-            times[name].append((process_time() - start) / len(paths))
-    return {name: median(record[1:]) for name, record in times.items()}  # the first reads the disk
-
-
 def write_jpegs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
     """Images of ImageNet's usual size in two class folders: octaves of noise, as detailed as photos at quality 90."""
     rng = np.random.default_rng(0)
@@ -595,7 +550,7 @@ def child(argv: list[str], processes: int = 1) -> dict:
 
 def ratios(figures: dict) -> dict[str, float]:
     """Ratios of throughput, time and memory, as far as they were measured."""
-    step, files, mib, data = (figures.get(key, {}) for key in ('step_s', 'file_step_s', 'peak_mib', 'pipeline_s'))
+    step, files, mib = (figures.get(key, {}) for key in ('step_s', 'file_step_s', 'peak_mib'))
 
     def ratio(of: dict, numerator: str, denominator: str) -> float | None:
         return of[numerator] / of[denominator] if numerator in of and denominator in of else None
@@ -608,7 +563,6 @@ def ratios(figures: dict) -> dict[str, float]:
         'step : bare encoder, time': ratio(step, 'qbheat', 'bare encoder'),
         'step under the Runner : plain loop, time': ratio(step, 'qbheat', 'plain loop'),
         'qbheat : supervised, peak memory': ratio(mib, 'qbheat', 'supervised'),
-        'our pipeline : stock, images/s': ratio(data, 'stock', 'ours'),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -627,9 +581,6 @@ def table(figures: dict) -> str:
         cells = [*speed, *cells, '' if mib is None else f'{mib:.0f}']
         cells.append(f'{batch / files[name]:.1f}' if name in files else '')
         lines.append(f'| {name} | {" | ".join(cells)} |')
-    if figures.get('pipeline_s'):
-        lines += ['', '| pipeline | ms an image | images/s a core |', '|---|---|---|']
-        lines += [f'| {name} | {1e3 * each:.2f} | {1 / each:.0f} |' for name, each in figures['pipeline_s'].items()]
     if figures.get('ratios'):
         lines += ['', '| ratio | measured |', '|---|---|']
         lines += [f'| {name} | {value:.2f} |' for name, value in figures['ratios'].items()]
@@ -685,8 +636,6 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict:
             add(peak_mib=dict(zip(args.methods, peaks)))
     if args.files:
         args.data = make_data(args)
-        if args.pipelines and not args.packed:
-            add(pipeline_s=data_limit(args))
         add(file_step_s=from_files(args, clock))
     return figures
 
@@ -711,7 +660,6 @@ def scaling(args: argparse.Namespace, argv: list[str]) -> dict:
         option = [] if quantity == 'processes' else [f'--{quantity}', value]
         files = quantity == 'workers'
         bare = ['--no-memory', '--no-limits', '--no-parts', '--as-json', '--no-synthetic' if files else '--no-files']
-        bare += ['--no-pipelines'] if files else []
         figures = child([*argv, '--scaling', '', *option, *bare], int(value) if quantity == 'processes' else 1)
         batch = figures['setting']['batch_size'] * figures['setting']['processes']
         times = figures['file_step_s' if files else 'step_s']
