@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.models import PIPELINE as QBHEAT_PIPELINE
 from helpers.models import ROOT, write_images
-from helpers.runs import run
+from helpers.runs import image_loader, pretraining, run, same_bits
+from mmengine.hooks import Hook
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
@@ -425,3 +427,37 @@ def test_the_command_line(source, tmp_path):
     assert 'no folder' in run(
         sys.executable, ROOT / 'tools/dataset_converters/pack_images.py', tmp_path / 'no', tmp_path / 'o', fails=True
     )
+
+
+class Losses(Hook):
+    """Keeps the loss of each iteration."""
+
+    def __init__(self):
+        self.values = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.values.append(outputs['loss'].item())
+
+
+@pytest.mark.parametrize('device_crops', [False, True], ids=['crops in workers', 'crops on the device'])
+def test_a_pretraining_from_a_lossless_pack_has_the_curve_from_files(source, pack, tmp_path, device_crops):
+    """To the bit, in loss, weights and state of the optimizer."""
+    crop = dict(type='TorchRandomResizedCrop', scale=64, interpolation='bicubic')
+    pipeline = [PIPELINE[0], crop, dict(type='RandomFlip', prob=0.5), *QBHEAT_PIPELINE[2:]]
+    curves = []
+    for name, root in (('files', source), ('packs', pack.folder)):
+        loader = image_loader(root, batch_size=2, pipeline=pipeline)
+        loader.update(num_workers=2, persistent_workers=True)
+        changes = dict(train_dataloader=loader)
+        if name == 'packs':
+            loader['dataset'].update(type='PackedImageDataset', device_crops=device_crops)
+            if device_crops:
+                loader['collate_fn']['type'] = 'collate_views'
+                changes['model.data_preprocessor.type'] = 'ViewDataPreprocessor'
+        runner, losses = pretraining(tmp_path / name, root, **changes), Losses()
+        runner.register_hook(losses)
+        runner.train()
+        curves.append(losses.values)
+    assert len(curves[0]) == 10
+    assert curves[0] == curves[1]
+    assert same_bits(tmp_path / 'files/epoch_2.pth', tmp_path / 'packs/epoch_2.pth')
