@@ -6,7 +6,9 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,7 @@ from mmengine.logging import print_log
 from .text import join_names, printable
 
 JUNK = ('__MACOSX', '@eaDir')  # copies and thumbnails by archivers and network drives, besides hidden files
+PATIENCE = 10  # seconds between two reports of a listing
 CIRCLE = 'links to a folder that is listed anyway, or that contains them'
 
 
@@ -47,15 +50,17 @@ def read_file(path: str | Path, limit: int | None = None) -> bytes:
 def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
     """Files at any depth below a folder by their endings (in lower case), as relative paths, sorted.
 
-    Links are followed, and each folder is listed once, under its own path if it has one below ``folder``. Skipped and
-    logged: hidden files and folders and other ``JUNK``, links in circles, broken links, FIFOs and the like, and folders
-    that cannot be opened.
+    The kind of a file comes with the listing of its folder where the file system tells it, so that a million files take
+    seconds, also on a network disk. Longer listings report how far they are. Links are followed, and each folder is
+    listed once, under its own path if it has one below ``folder``. Skipped and logged: hidden files and folders and
+    other ``JUNK``, links in circles, broken links, FIFOs and the like, and folders that cannot be opened.
 
     Raises:
         OSError: If ``folder`` itself cannot be opened.
     """
     found: list[str] = []
     skipped: dict[str, list[str]] = defaultdict(list)
+    progress = _Progress(folder)
     done = _ancestors(folder)
     folders = ['']  # relative, with a slash at the end
     links: list[str] = []
@@ -63,7 +68,7 @@ def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
         current = folders.pop() if folders else links.pop(0)
         path = os.path.join(folder, current)
         try:
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+            entries = sorted(progress.watch(os.scandir(path)), key=lambda entry: entry.name)
             identity = _identity(path)
         except OSError as error:
             if not current:
@@ -83,7 +88,7 @@ def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:
             elif is_file and is_junk(entry.name):
                 skipped['hidden files'].append(name)
             elif is_file:
-                (found if os.path.isfile(entry) else skipped['broken links, FIFOs or devices']).append(name)
+                (found if _is_file(entry) else skipped['broken links, FIFOs or devices']).append(name)
     if skipped:
         kinds = '; '.join(f'{len(names)} {kind} ({join_names(names)})' for kind, names in skipped.items())
         print_log(f'"{printable(folder)}": skipped {kinds}', logger='current', level=logging.WARNING)
@@ -116,3 +121,24 @@ def _ancestors(folder: str | Path) -> set[tuple[int, int]]:
 def _is_dir(entry: os.DirEntry) -> bool:
     """As ``DirEntry.is_dir``, which raises an error for a link to itself."""
     return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """As ``os.path.isfile``, which asks the disk about each file."""
+    return os.path.isfile(entry) if entry.is_symlink() else entry.is_file()
+
+
+class _Progress:
+    """Counts what is listed below a folder, and logs the number from time to time."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.count, self.last = folder, 0, time.monotonic()
+
+    def watch(self, entries: Iterator[os.DirEntry]) -> Iterator[os.DirEntry]:
+        for entry in entries:
+            self.count += 1
+            if time.monotonic() - self.last >= PATIENCE:
+                self.last = time.monotonic()
+                text = f'"{printable(self.folder)}": {self.count} files and folders are listed, more to come'
+                print_log(text, logger='current')
+            yield entry

@@ -87,3 +87,26 @@ def test_hidden_and_special_files_are_skipped_and_named(tmp_path, said):
     assert '\n' not in said[0]
     with pytest.raises(FileNotFoundError):
         list_files(tmp_path / 'nowhere', ('.jpg',))
+
+
+def test_a_long_listing_reports_how_far_it_is(tmp_path, said, monkeypatch):
+    touch(tmp_path, *(f'{folder}/{i}.jpg' for folder in 'ab' for i in range(3)))
+    names = list_files(tmp_path, ('.jpg',))
+    assert said == []
+    monkeypatch.setattr('qbheat_mm.files.PATIENCE', 0)
+    assert list_files(tmp_path, ('.jpg',)) == names
+    assert [text.removeprefix(f'"{tmp_path}": ').split()[0] for text in said] == [str(i) for i in range(1, 9)]
+
+
+def test_files_are_not_asked_for_one_by_one(tmp_path, monkeypatch):
+    """Each question is a round trip on a network disk; the listing of a folder tells files from folders."""
+    touch(tmp_path, *(f'a/{i}.jpg' for i in range(50)))
+    (tmp_path / 'a' / 'link.jpg').symlink_to('0.jpg')
+    asked = []
+    for name in ('stat', 'lstat'):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, *args, _real=real, **kw: asked.append(path) or _real(path, *args, **kw)
+        )
+    assert len(list_files(tmp_path, ('.jpg',))) == 51
+    assert {os.path.basename(path) for path in map(os.fspath, asked) if path.endswith('.jpg')} == {'link.jpg'}

@@ -109,10 +109,11 @@ class Pack:
             index = json.loads(content)
             if index['format'] != MAGIC.decode():
                 raise KeyError
+            version = index['version']
         except (ValueError, KeyError, TypeError):
             raise PackError(f'{name} is not the index of packed images.') from None
-        if index['version'] != VERSION:
-            raise PackError(f'{name} has version {index["version"]}, this is for version {VERSION}. Pack again.')
+        if version != VERSION:
+            raise PackError(f'{name} has version {version}, this is for version {VERSION}. Pack again.')
         return content
 
     def _check_header(self, expected: bytes) -> int:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import zlib
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 from mmengine import ProgressBar
+from mmengine.logging import print_log
 from PIL import Image
 
 from ..checkpoint import refuse_existing
@@ -26,6 +28,7 @@ from .packed import HEADER, INDEX, MAGIC, PIXELS, VERSION, Pack, PackError, make
 from .transforms.loading import decode_image
 
 JOURNAL = 'journal.jsonl'  # of an unfinished pack: the task, and a line for each image that is done
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file system's or a process' limit of a file
 CHUNK = 32  # images per worker between two entries
 
 
@@ -42,12 +45,14 @@ def pack_images(source: str | Path, out: str | Path, size: int | None = None, wo
 
     Raises:
         FileExistsError: If ``out`` exists, or another folder in the place of the unfinished pack.
-        PackError: If no image can be read, another process writes the same pack, or the disk is full: then nothing of
-            it is left.
+        PackError: If no image can be read, ``out`` lies in ``source``, another process writes the same pack, or the
+            disk is full: then nothing of it is left.
     """
     source, out = Path(source), Path(out)
     refuse_existing(out)
-    names = list_names(source)
+    names, classes = list_names(source), list_folders(source)  # images beside the folders have no class
+    if source.resolve() in out.resolve().parents:
+        raise PackError(f'"{out}" lies in "{source}", where it would be a class; name a folder elsewhere.')
     check_space(source, names, out, size)
     partial = partial_folder(out)
     partial.mkdir(parents=True, exist_ok=True)
@@ -56,12 +61,13 @@ def pack_images(source: str | Path, out: str | Path, size: int | None = None, wo
     try:
         with (partial / JOURNAL).open('a+b') as journal:
             _lock(journal)
-            records = _write_pixels(source, names, partial, journal, size, workers)
-            _write_index(source, names, partial, records)
-            (partial / JOURNAL).unlink()
+            task = dict(version=VERSION, size=size, source=_fingerprint(source, names, classes))
+            records = _write_pixels(source, names, partial, journal, task, workers)
+            _write_index(source, names, classes, partial, records)
             partial.rename(out)
+            (out / JOURNAL).unlink()  # last: it is what an interrupted run continues from
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         shutil.rmtree(partial, ignore_errors=True)
         raise PackError(
@@ -109,10 +115,9 @@ def _lock(journal: BinaryIO) -> None:
 
 
 def _write_pixels(
-    source: Path, names: list[str], partial: Path, journal: BinaryIO, size: int | None, workers: int
+    source: Path, names: list[str], partial: Path, journal: BinaryIO, task: dict, workers: int
 ) -> list[dict]:
     """Append the pixels of the images that the journal lacks; returns a record of every image."""
-    task = dict(version=VERSION, size=size, names=hashlib.sha256(json.dumps(names).encode()).hexdigest())
     with (partial / PIXELS).open('ab') as pixels, ThreadPool(workers) as pool:
         records = _read_journal(journal, task, pixels.tell())
         pixels.truncate(_end(records))  # extends a new file by an empty header
@@ -120,9 +125,9 @@ def _write_pixels(
         todo = iter(names[len(records) :])
         bar = ProgressBar(len(names) - len(records))
         while chunk := list(islice(todo, CHUNK * workers)):
-            images = pool.map(lambda name: _read_image(source / name, size), chunk)
-            new = [_record(image) for image in images]
-            for image in images:
+            new = []
+            for image in pool.imap(lambda name: _read_image(source / name, task['size']), chunk):
+                new.append(_record(image))
                 if not isinstance(image, str):
                     pixels.write(image)
             _sync(pixels)  # first: the journal names only what is on the disk
@@ -134,16 +139,43 @@ def _write_pixels(
 
 
 def _read_journal(journal: BinaryIO, task: dict, size: int) -> list[dict]:
-    """The records of the same task that was interrupted, without a line cut off in its middle; otherwise start one."""
+    """The records of the same task that was interrupted, up to the first damaged line; otherwise start one."""
     journal.seek(0)
-    lines = [line for line in journal if line.endswith(b'\n')]
-    stored, *records = map(json.loads, lines or [b'null'])
-    if stored == task and _end(records) <= size:
-        journal.truncate(sum(map(len, lines)))
-        return records
+    lines, whole = [], 0
+    for line in journal:
+        try:
+            record = json.loads(line)
+        except ValueError:  # never written before the machine lost its power
+            break
+        if not line.endswith(b'\n'):  # torn by a kill
+            break
+        lines.append(record)
+        whole += len(line)
+    if lines and lines[0] == task and _end(lines[1:]) <= size:
+        journal.truncate(whole)
+        return lines[1:]
+    if lines:
+        print_log(
+            f'"{Path(journal.name).parent}" was begun with other images or another size, or is damaged: starting over.',
+            logger='current',
+            level=logging.WARNING,
+        )
     journal.truncate(0)
     _write_lines(journal, [task])
     return []
+
+
+def _fingerprint(source: Path, names: Sequence[str], classes: Sequence[str]) -> str:
+    """A hash of the listing, which changes with any file."""
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for name in names:
+        try:
+            about = os.stat(source / name)
+            state = (about.st_size, about.st_mtime_ns)
+        except OSError:  # it is named as unreadable
+            state = None
+        digest.update(json.dumps([name, state]).encode())
+    return digest.hexdigest()
 
 
 def _record(image: np.ndarray | str) -> dict:
@@ -167,14 +199,13 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _write_index(source: Path, names: list[str], partial: Path, records: list[dict]) -> None:
+def _write_index(source: Path, names: list[str], classes: list[str], partial: Path, records: list[dict]) -> None:
     """Write the index, and its hash into the header of the pixels."""
     read = [(name, record) for name, record in zip(names, records) if 'shape' in record]
     unreadable = {name: record['error'] for name, record in zip(names, records) if 'error' in record}
     if not read:
         shutil.rmtree(partial)
         raise PackError(f'None of {len(names)} images in "{source}" can be read; of the first: {records[0]["error"]}.')
-    classes = list_folders(source)  # images beside them have no class
     number = {name: i for i, name in enumerate(classes)}
     content = dict(
         format=MAGIC.decode(),

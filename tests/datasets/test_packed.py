@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.models import PIPELINE as QBHEAT_PIPELINE
 from helpers.models import ROOT, write_images
-from helpers.runs import run
+from helpers.runs import image_loader, pretraining, run, same_bits
+from mmengine.hooks import Hook
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
@@ -135,6 +137,11 @@ def truncate(pack):
     os.truncate(pack.path, pack.path.stat().st_size - 1)
 
 
+def append(pack):
+    with pack.path.open('ab') as file:
+        file.write(b'0')
+
+
 def swap(pack):
     """The pixels of another pack of the same names and sizes."""
     source = pack.folder.parent / 'source'
@@ -167,6 +174,13 @@ def edit(pack):
             lambda pack: (pack.folder / INDEX).write_text('{"format": "qbheat_mm images", "version": 9}'),
             r'index\.json" has version 9',
         ),
+        (
+            lambda pack: (pack.folder / INDEX).write_text('{"format": "qbheat_mm images"}'),
+            r'index\.json" is not the index of packed images',
+        ),
+        (lambda pack: os.truncate(pack.folder / INDEX, 500), r'index\.json" is not the index of packed images'),
+        (lambda pack: (pack.folder / INDEX).write_bytes(b'\xff\xfe\0'), r'index\.json" is not the index of packed'),
+        (append, r'images\.bin" has \d+ bytes and should have \d+: it is truncated, or something was added'),
     ],
 )
 def test_damaged_packs_are_refused_with_their_name(pack, damage, message):
@@ -233,12 +247,102 @@ def test_an_interrupted_run_continues(source, tmp_path, monkeypatch, torn):
     assert not partial_folder(resumed.folder).exists()
 
 
-def test_another_task_starts_over(source, tmp_path, monkeypatch):
+@pytest.fixture
+def unfinished(source, tmp_path, monkeypatch):
+    """A pack interrupted after its last image."""
     monkeypatch.setattr(packing, '_write_index', lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pack_images(source, tmp_path / 'pack')
     monkeypatch.undo()
-    assert pack_images(source, tmp_path / 'pack', size=30).shapes[0] == [30, 30]
+    return partial_folder(tmp_path / 'pack')
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def replace_image(source):
+    """By another of the same size in pixels."""
+    write_images(source / 'cat', 1, size=60, seed=7)
+
+
+def rename_class(source):
+    (source / 'bird').rename(source / 'zebra')
+
+
+@pytest.mark.parametrize(
+    ('change', 'size'), [(None, 30), (replace_image, None), (rename_class, None)], ids=['size', 'image', 'class']
+)
+def test_another_task_starts_over(source, unfinished, change, size, monkeypatch):
+    said = []
+    monkeypatch.setattr(packing, 'print_log', lambda text, **kwargs: said.append(text))
+    if change:
+        change(source)
+    resumed = pack_images(source, unfinished.with_name('pack'), size)
+    assert 'pack.packing" was begun with other images or another size' in said[0]
+    assert contents(resumed.folder) == contents(pack_images(source, unfinished.with_name('whole'), size).folder)
+
+
+@pytest.mark.parametrize('damaged', [PIXELS, packing.JOURNAL])
+def test_it_continues_from_wherever_a_file_ends(source, unfinished, damaged):
+    """Also where the rest of the journal was never written, as when the machine loses its power."""
+    whole = contents(pack_images(source, unfinished.with_name('whole')).folder)
+    start = contents(unfinished)
+    for cut in np.linspace(0, len(start[damaged]), 5, dtype=int):
+        for rest in (b'',) if damaged == PIXELS else (b'', b'\0' * 9 + b'\n'):
+            unfinished.mkdir(exist_ok=True)
+            for name, content in start.items():
+                (unfinished / name).write_bytes(content[:cut] + rest if name == damaged else content)
+            assert contents(pack_images(source, unfinished.with_name('pack')).folder) == whole
+            shutil.rmtree(unfinished.with_name('pack'))
+
+
+def test_a_folder_that_came_meanwhile_costs_no_work(source, unfinished, monkeypatch):
+    out, write_index = unfinished.with_name('pack'), packing._write_index
+
+    def create(*args):
+        (out / 'mine').mkdir(parents=True)
+        write_index(*args)
+
+    monkeypatch.setattr(packing, '_write_index', create)
+    with pytest.raises(OSError, match='not empty'):
+        pack_images(source, out)
+    monkeypatch.undo()
+    assert [path.name for path in out.iterdir()] == ['mine']
+    shutil.rmtree(out)
+    monkeypatch.setattr(packing, '_read_image', lambda *args: pytest.fail('it is read again'))
+    assert len(pack_images(source, out)) == 10
+
+
+def test_a_pack_within_its_source_is_refused(source):
+    with pytest.raises(PackError, match=r'lies in .*source", where it would be a class'):
+        pack_images(source, source / 'cat' / 'pack')
+    assert not list(source.rglob('pack*'))
+
+
+def test_links_and_folders_of_the_same_name(source, tmp_path, capsys, load_tool):
+    """A class that is a link, one within another of its name, and names that are no Unicode."""
+    shutil.move(source / 'dog', tmp_path / 'elsewhere')
+    (source / 'dog').symlink_to(tmp_path / 'elsewhere')
+    write_images(source / 'cat' / 'cat', 1, seed=5)
+    (source / 'cat' / '000.jpg').rename(source / 'cat' / os.fsdecode(b'\xff.jpg'))
+    (source / 'lost.jpg').symlink_to('nowhere')
+    load_tool('dataset_converters/pack_images.py').main([str(source), str(tmp_path / 'pack')])
+    assert '11 images, 4 classes' in capsys.readouterr().out
+    ours, theirs = build(tmp_path / 'pack', with_label=True), build(source, 'ImageFolderDataset', with_label=True)
+    assert ours.get_gt_labels().tolist() == theirs.get_gt_labels().tolist()
+    names = [
+        [os.path.relpath(each.get_data_info(i)['img_path'], each.data_root) for i in range(len(each))]
+        for each in (ours, theirs)
+    ]
+    assert names[0] == names[1]
+    assert 'cat/cat/000.jpg' in names[0]
+
+
+def test_an_unreadable_image_of_any_name_is_printed(source, tmp_path, capsys, load_tool):
+    (source / 'cat' / 'a\udcff\nb.jpg').write_text('no')
+    load_tool('dataset_converters/pack_images.py').main([str(source), str(tmp_path / 'pack')])
+    assert r'cat/a\udcff\nb.jpg: UnidentifiedImageError' in capsys.readouterr().out
 
 
 def test_a_killed_run_continues(tmp_path):
@@ -264,18 +368,33 @@ packing.pack_images('{tmp_path}/source', '{tmp_path}/pack')
     assert len(pack_images(tmp_path / 'source', tmp_path / 'pack')) == 9
 
 
-def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', [PIXELS, INDEX, packing.JOURNAL])
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch, name, number):
     real = packing._sync
 
     def sync(file):
-        if file.name.endswith(PIXELS):
-            raise OSError(errno.ENOSPC, 'No space left on device')
+        if str(file.name).endswith(name):
+            raise OSError(number, os.strerror(number))
         real(file)
 
     monkeypatch.setattr(packing, '_sync', sync)
-    with pytest.raises(PackError, match=r'No space left.*nothing of it was left'):
+    with pytest.raises(PackError, match=rf'{os.strerror(number)}.*nothing of it was left'):
         pack_images(source, tmp_path / 'pack')
     assert [path.name for path in tmp_path.iterdir()] == ['source']
+
+
+def test_the_system_refuses_to_write_more(source, tmp_path):
+    """A real limit, which strikes within a file that is larger than Python's buffer."""
+    code = (
+        'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n'
+        'from qbheat_mm.datasets.packing import pack_images\n'
+        f'pack_images({str(source)!r}, {str(tmp_path / "pack")!r})'
+    )
+    output = run(sys.executable, '-c', code, fails=True)
+    assert 'cannot be written (File too large); nothing of it was left' in output
+    assert [path.name for path in tmp_path.iterdir()] == ['source']
+    assert pack_images(source, tmp_path / 'pack').path.stat().st_size > 50_000
 
 
 def test_what_will_not_fit_is_refused_beforehand(source, tmp_path, monkeypatch):
@@ -308,3 +427,37 @@ def test_the_command_line(source, tmp_path):
     assert 'no folder' in run(
         sys.executable, ROOT / 'tools/dataset_converters/pack_images.py', tmp_path / 'no', tmp_path / 'o', fails=True
     )
+
+
+class Losses(Hook):
+    """Keeps the loss of each iteration."""
+
+    def __init__(self):
+        self.values = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.values.append(outputs['loss'].item())
+
+
+@pytest.mark.parametrize('device_crops', [False, True], ids=['crops in workers', 'crops on the device'])
+def test_a_pretraining_from_a_lossless_pack_has_the_curve_from_files(source, pack, tmp_path, device_crops):
+    """To the bit, in loss, weights and state of the optimizer."""
+    crop = dict(type='TorchRandomResizedCrop', scale=64, interpolation='bicubic')
+    pipeline = [PIPELINE[0], crop, dict(type='RandomFlip', prob=0.5), *QBHEAT_PIPELINE[2:]]
+    curves = []
+    for name, root in (('files', source), ('packs', pack.folder)):
+        loader = image_loader(root, batch_size=2, pipeline=pipeline)
+        loader.update(num_workers=2, persistent_workers=True)
+        changes = dict(train_dataloader=loader)
+        if name == 'packs':
+            loader['dataset'].update(type='PackedImageDataset', device_crops=device_crops)
+            if device_crops:
+                loader['collate_fn']['type'] = 'collate_views'
+                changes['model.data_preprocessor.type'] = 'ViewDataPreprocessor'
+        runner, losses = pretraining(tmp_path / name, root, **changes), Losses()
+        runner.register_hook(losses)
+        runner.train()
+        curves.append(losses.values)
+    assert len(curves[0]) == 10
+    assert curves[0] == curves[1]
+    assert same_bits(tmp_path / 'files/epoch_2.pth', tmp_path / 'packs/epoch_2.pth')

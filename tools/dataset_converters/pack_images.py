@@ -40,7 +40,7 @@ if __name__ == '__main__':
 
 from qbheat_mm.datasets.packed import Pack, PackError
 from qbheat_mm.datasets.packing import pack_images
-from qbheat_mm.text import join_names
+from qbheat_mm.text import join_names, printable
 
 
 def verify(folder: Path) -> None:
@@ -58,7 +58,7 @@ def report(pack: Pack) -> None:
     if pack.unreadable:
         print(f'{len(pack.unreadable)} images could not be read and were left out:')
         for name, reason in pack.unreadable.items():
-            print(f'  {name}: {reason}')
+            print(f'  {printable(name)}: {printable(reason)}')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
