@@ -45,6 +45,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
         notice(warning)
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    check_base_batch(cfg)
     adapt_to_device(cfg)
     prepare_hooks(cfg, args.trust_checkpoint, args.allow_partial)
 
@@ -58,6 +59,21 @@ def follow_epochs(cfg: Config, options: dict) -> dict:
     if found:
         notice(f'the schedule ends with the {epochs} epochs: {", ".join(f"{k}={v}" for k, v in found.items())}.')
     return found
+
+
+def check_base_batch(cfg: Config) -> None:
+    """Check the batch size that the learning rate is scaled from.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    scaling = cfg.get('auto_scale_lr') or {}
+    base = scaling.get('base_batch_size')
+    if scaling.get('enable') and not (isinstance(base, int) and base > 0):
+        raise ValueError(
+            f'auto_scale_lr.base_batch_size is {base!r}; set the batch size, 1 or more, that the learning rate of the '
+            'config is for, or auto_scale_lr.enable=False.'
+        )
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -202,12 +218,15 @@ def train(runner: Runner) -> None:
 
 
 def check_batches(runner: Runner) -> None:
-    """Refuse training data that do not fill one batch, before mmengine fails on an epoch without iterations.
+    """Refuse to train on nothing: a run of no epoch, which mmengine ends in silence, or data that fill no batch.
 
     Raises:
-        ValueError: With the number of samples and the batch size.
+        ValueError: With the length of the run, or the number of samples and the batch size.
     """
     runner._train_loop = runner.build_train_loop(runner._train_loop)  # the first thing that Runner.train does
+    for name in ('max_epochs', 'max_iters'):
+        if getattr(runner._train_loop, name, 1) < 1:
+            raise ValueError(f'train_cfg.{name} is {getattr(runner._train_loop, name)}: nothing would be trained.')
     loader = runner.train_dataloader
     if len(loader) == 0:
         samples = len(loader.dataset)
