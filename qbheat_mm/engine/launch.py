@@ -19,6 +19,7 @@ from ..arguments import check_arguments
 from ..checkpoint import trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from ..checkpoint.work_dir import WorkDirError, claim
+from ..compat import warn_of_missing_ops
 from .options import check_options
 from .schedules import epoch_options
 
@@ -79,7 +80,10 @@ def check_base_batch(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a completed config."""
     init_process_group_on_cpu(cfg.launcher)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner.model, nn.Module):  # FlexibleRunner builds it later
+        warn_of_missing_ops(runner.model)
+    return runner
 
 
 def notice(text: str) -> None:
