@@ -229,8 +229,9 @@ def check_batches(runner: Runner) -> None:
     """
     runner._train_loop = runner.build_train_loop(runner._train_loop)  # the first thing that Runner.train does
     for name in ('max_epochs', 'max_iters'):
-        if getattr(runner._train_loop, name, 1) < 1:
-            raise ValueError(f'train_cfg.{name} is {getattr(runner._train_loop, name)}: nothing would be trained.')
+        length = runner.cfg.train_cfg.get(name)
+        if length is not None and length < 1:
+            raise ValueError(f'train_cfg.{name} is {length}: nothing would be trained.')
     loader = runner.train_dataloader
     if len(loader) == 0:
         samples = len(loader.dataset)
