@@ -7,8 +7,24 @@ seconds. Every tool parses its arguments before that, so `--help` and errors in 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 TRUST_HELP = 'allow code in the checkpoint; only for files that you trust'
+
+
+def config_file(text: str) -> str:
+    """Check that a config file exists, for ``type`` of an argument."""
+    path = Path(text).expanduser()
+    if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise argparse.ArgumentTypeError(f'"{text}" is no config file; they end in .py, .json, .yaml or .yml')
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f'there is no config file "{text}"')
+    return str(path)
+
+
+def home_path(text: str) -> str:
+    """A path; shells leave the ``~`` in ``--work-dir=~/runs`` to the program."""
+    return str(Path(text).expanduser())
 
 
 def _key_value(text: str) -> str:
@@ -39,7 +55,9 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add what training and testing share, for :func:`qbheat_mm.engine.launch.complete_config`."""
-    parser.add_argument('--work-dir', help='where logs and results go; default work_dirs/<name of the config>')
+    parser.add_argument(
+        '--work-dir', type=home_path, help='where logs and results go; default work_dirs/<name of the config>'
+    )
     add_trust(parser)
     parser.add_argument(
         '--allow-partial',

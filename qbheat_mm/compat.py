@@ -6,15 +6,22 @@ A patch has no effect where the fault is absent. No other module patches a packa
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
+import re
 import sys
 import warnings
 from functools import cache, wraps
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from types import ModuleType
-from typing import NoReturn
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, NoReturn
+
+from .text import join_names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 HOW_TO_INSTALL = (
     'Install one family of OpenMMLab packages, not both: the maintained builds with `pip install -r '
@@ -23,9 +30,18 @@ HOW_TO_INSTALL = (
     'installed, start from a fresh environment. `make setup` in a checkout does it all.'
 )
 
-BUILD_MMCV_OPS = (
-    'pip install --no-build-isolation mmcv==2.1.0 (a compiler and 20 minutes), or a wheel built for your CUDA'
-)
+
+def how_to_build_ops() -> str:
+    """The command that compiles mmcv's ops for the family of packages that is installed."""
+    import mmcv
+
+    if mmcv.__version__ < '2.2':  # mmdet 3.3.0 refuses any other of the original ones
+        first = 'pip uninstall -y mmcv-lite && pip install "setuptools<81"'
+        command = f'{first} && pip install --no-build-isolation mmcv=={mmcv.__version__}'
+    else:
+        package = f'onedl-mmcv=={mmcv.__version__}'
+        command = f'pip install --force-reinstall --no-deps --no-build-isolation --no-binary onedl-mmcv {package}'
+    return f'`{command}` (a compiler and 20 minutes of two cores), or a wheel of that version built for your CUDA'
 
 
 # What the packages say on each start without a need to act. They are held back; everything else passes.
@@ -89,7 +105,7 @@ class _Ops(ModuleType):
         def missing_op(*args, **kwargs) -> NoReturn:
             raise RuntimeError(
                 f'The op "{name}" needs the compiled ops of mmcv, which are not installed here, and has no '
-                f'counterpart in torchvision. Remedy: {BUILD_MMCV_OPS}.'
+                f'counterpart in torchvision. Remedy: {how_to_build_ops()}.'
             )
 
         return missing_op
@@ -112,6 +128,56 @@ def has_compiled_ops() -> bool:
     """Whether mmcv's extension is installed, not the stand-in."""
     provide_mmcv_ops()
     return not isinstance(sys.modules.get('mmcv._ext'), _Ops)
+
+
+def missing_ops(model: nn.Module) -> dict[str, list[str]]:
+    """Ops that a model calls and that neither mmcv's extension nor :mod:`qbheat_mm.mmcv_ops` has.
+
+    They are found by the modules of the model: those of ``mmcv.ops``, and those defined beside an imported function of
+    ``mmcv.ops``. A file of ``mmcv.ops`` of which some op has a counterpart is taken as covered.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Names of modules by the op that they call.
+    """
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules() if not has_compiled_ops() else ():
+        for kind in type(module).__mro__:
+            beside = vars(sys.modules[kind.__module__]).values()
+            functions = [each for each in beside if isinstance(each, FunctionType)]
+            for file in {kind.__module__, *(each.__module__ for each in functions)}:
+                if op := _op_without_counterpart(file):
+                    found.setdefault(op, []).append(name)
+    return {op: list(dict.fromkeys(names)) for op, names in found.items()}
+
+
+@cache
+def _op_without_counterpart(module: str) -> str | None:
+    """The op that a module of ``mmcv.ops`` takes from the extension, unless one of several has a counterpart."""
+    if not module.startswith('mmcv.ops.'):
+        return None
+    from . import mmcv_ops
+
+    source = inspect.getsource(sys.modules[module])
+    ops = re.findall(r'\bext_module\.(\w+)', source)
+    covered = {*mmcv_ops.__all__, 'ms_deform_attn_forward'}.intersection(ops)
+    return None if covered or not ops else min(ops, key=len)  # without a suffix of a variant
+
+
+def warn_of_missing_ops(model: nn.Module) -> None:
+    """Warn, when a model is built, of the ops at whose first call it would stop."""
+    from mmengine.logging import print_log
+
+    for op, names in missing_ops(model).items():
+        print_log(
+            f'{join_names(names, 3)} of {type(model).__name__} call(s) the op "{op}", which needs the compiled ops of '
+            'mmcv, and they are not installed here: training, or the first prediction, will stop. Remedy: '
+            f'{how_to_build_ops()}.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def use_pytorch_deformable_attention() -> bool:
@@ -147,7 +213,7 @@ def warn_of_slow_attention() -> None:
 
     print_log(
         "Multi-scale deformable attention runs in plain PyTorch, slower than mmcv's compiled op, which is not "
-        f'installed. Remedy: {BUILD_MMCV_OPS}.',
+        f'installed. Remedy: {how_to_build_ops()}.',
         logger='current',
         level=logging.WARNING,
     )

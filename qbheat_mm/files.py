@@ -18,6 +18,38 @@ from .text import join_names, printable
 
 JUNK = ('__MACOSX', '@eaDir')  # copies and thumbnails by archivers and network drives, besides hidden files
 PATIENCE = 10  # seconds between two reports of a listing
+# Beginnings of files that are often found under another name: offset, bytes, what they are, and the remedy.
+CONTENTS = (
+    (
+        0,
+        b'version https://git-lfs',
+        'a pointer of git-LFS, not the file itself',
+        'run `git lfs pull` where it came from',
+    ),
+    (4, b'ftypheic', 'a HEIC photo', 'convert it to JPEG'),
+    (4, b'ftypheix', 'a HEIC photo', 'convert it to JPEG'),
+    (4, b'ftypmif1', 'a HEIF photo', 'convert it to JPEG'),
+    (4, b'ftypmsf1', 'a HEIF photo', 'convert it to JPEG'),
+    (4, b'ftypavi', 'an AVIF image', 'convert it to JPEG, or install a Pillow that reads AVIF'),
+    (4, b'ftyp', 'a video or sound', 'extract its frames'),
+    (0, b'\x1aE\xdf\xa3', 'a video', 'extract its frames'),
+    (0, b'\xff\x0a', 'a JPEG XL image', 'convert it to JPEG'),
+    (0, b'\0\0\0\x0cJXL ', 'a JPEG XL image', 'convert it to JPEG'),
+    (0, b'%PDF', 'a PDF', 'export its images'),
+    (0, b'PK\x03\x04', 'a zip archive', 'unpack it'),
+    (0, b'\x1f\x8b', 'a gzip archive', 'unpack it'),
+    (257, b'ustar', 'a tar archive', 'unpack it'),
+    (0, b'7z\xbc\xaf', 'a 7z archive', 'unpack it'),
+    (0, b'Rar!', 'a rar archive', 'unpack it'),
+    (0, b'\x93NUMPY', 'an array of NumPy', 'save it as PNG'),
+    (0, b'\x89HDF', 'an HDF5 file', 'save its images as PNG'),
+    (128, b'DICM', 'a DICOM image', 'convert it to PNG'),
+)
+TEXTS = (  # the same of text, in lower case
+    ('<!doctype html', 'an HTML page, perhaps the error of a server', 'download the file again'),
+    ('<html', 'an HTML page, perhaps the error of a server', 'download the file again'),
+    ('<svg', 'a vector drawing (SVG)', 'export it as PNG'),
+)
 CIRCLE = 'links to a folder that is listed anyway, or that contains them'
 
 
@@ -45,6 +77,16 @@ def read_file(path: str | Path, limit: int | None = None) -> bytes:
         if limit is not None and size > limit:
             raise OSError(errno.EFBIG, f'{size} bytes, at most {limit} are expected', str(path))
         return file.read()
+
+
+def describe_content(content: bytes) -> str:
+    """What the beginning of a file that cannot be read looks like, with the remedy; empty if it is not known."""
+    if not content.strip(b'\0'):
+        return 'it is empty, or holds zeros alone; download or copy the file again'
+    start = content[:512].decode(errors='ignore').lower()
+    found = [(what, remedy) for offset, magic, what, remedy in CONTENTS if content.startswith(magic, offset)]
+    found += [(what, remedy) for text, what, remedy in TEXTS if text in start]
+    return f'it looks like {found[0][0]}; {found[0][1]}' if found else ''
 
 
 def list_files(folder: str | Path, suffixes: tuple[str, ...]) -> list[str]:

@@ -42,3 +42,11 @@ def test_a_number_of_classes_that_is_none_is_named(monkeypatch):
     assert Config.fromfile(ROOT / 'configs/_base_/datasets/imagenette_bs128_probe.py').num_classes == 3
     monkeypatch.setenv('NUM_CLASSES', '')
     assert read_env('NUM_CLASSES', 10) == 10
+
+
+def test_the_home_folder_is_found_in_quotes(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('DATA_ROOT', '~/photos')
+    assert read_env('DATA_ROOT', 'data') == f'{tmp_path}/photos'
+    monkeypatch.setenv('DATA_ROOT', 'a~b')
+    assert read_env('DATA_ROOT', 'data') == 'a~b'

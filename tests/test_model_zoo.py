@@ -36,7 +36,37 @@ def test_a_training_step_and_a_prediction(config):
 def test_a_missing_op_is_named(op):
     with pytest.raises(RuntimeError, match=f'"{op}" needs the compiled ops of mmcv') as error:
         model_zoo.step_and_predict(LIST['lack'][op][0])
-    assert compat.BUILD_MMCV_OPS in str(error.value)
+    assert compat.how_to_build_ops() in str(error.value)
+
+
+@pytest.mark.skipif(compat.has_compiled_ops(), reason='the compiled ops are there')
+@pytest.mark.parametrize(('op', 'module'), [('carafe_forward', 'neck.'), ('masked_im2col_forward', 'rpn_head')])
+def test_a_missing_op_is_warned_of_when_the_model_is_built(op, module, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, **kwargs: said.append(text))
+    compat.warn_of_missing_ops(model_zoo.build(LIST['lack'][op][0]))
+    (text,) = (text for text in said if 'needs the compiled ops' in text)
+    assert text.startswith(module)
+    assert f'the op "{op}", which needs the compiled ops of mmcv' in text
+    assert text.endswith(f'Remedy: {compat.how_to_build_ops()}.')
+
+
+@pytest.mark.skipif(compat.has_compiled_ops(), reason='the compiled ops are there')
+@pytest.mark.parametrize('config', LIST['run'])
+def test_a_detector_that_lacks_no_op_is_not_warned_of(config):
+    assert compat.missing_ops(model_zoo.build(config)) == {}
+
+
+@pytest.mark.parametrize(
+    ('version', 'command'),
+    [
+        ('2.1.0', '"setuptools<81" && pip install --no-build-isolation mmcv==2.1.0`'),
+        ('2.3.6', '--no-build-isolation --no-binary onedl-mmcv onedl-mmcv==2.3.6`'),
+    ],
+)
+def test_the_remedy_is_of_the_family_in_use(monkeypatch, version, command):
+    monkeypatch.setattr('mmcv.__version__', version)
+    assert command in compat.how_to_build_ops()
 
 
 @pytest.mark.slow

@@ -10,17 +10,21 @@ import argparse
 import os
 from pathlib import Path
 
-from qbheat_mm_cli import add_run_arguments
+from qbheat_mm_cli import add_run_arguments, config_file, home_path
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', type=config_file, help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='write the metrics (.json) or, with --out-item pred, the predictions (.pkl) here')
+    parser.add_argument(
+        '--out', type=home_path, help='write the metrics (.json) or, with --out-item pred, the predictions (.pkl) here'
+    )
     parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics')
     parser.add_argument('--amp', action='store_true', help='test in mixed precision')
-    parser.add_argument('--show-dir', help='draw predictions into this folder, with the sub-folders of the data')
+    parser.add_argument(
+        '--show-dir', type=home_path, help='draw predictions into this folder, with the sub-folders of the data'
+    )
     parser.add_argument('--interval', type=int, default=1, help='draw every n-th image')
     return add_run_arguments(parser).parse_args()
 
@@ -47,7 +51,7 @@ def keep_detections(cfg: Config) -> None:
 
 def apply_args(cfg: Config, args: argparse.Namespace) -> None:
     """Apply the arguments of this tool alone."""
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False  # what a training would resume has no part in a test
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show_dir:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from qbheat_mm_cli import add_run_arguments
+from qbheat_mm_cli import add_run_arguments, config_file, home_path
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', type=config_file, help='config file')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--cache-features',
+        type=home_path,
         metavar='FOLDER',
         help='a probe on frozen features without augmentation: compute them once and keep them in FOLDER',
     )

@@ -18,11 +18,20 @@ from mmengine.logging import print_log
 from ..text import join_names
 
 PARTIAL = f'.{"[0-9a-f]" * 8}.partial'  # pattern of the ending of temporary names
+ADDED = len('.01234567.partial')  # bytes
+MAX_NAME = 255  # bytes of a file name in the file systems of Linux
 
 
 def temporary_path(path: Path) -> Path:
     """A name beside ``path`` that no other process uses."""
-    return path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+    return path.with_name(f'{shorten_name(path.name, ADDED)}.{secrets.token_hex(4)}.partial')
+
+
+def shorten_name(name: str, room: int) -> str:
+    """As much of a file name as leaves room for some more bytes."""
+    while len(os.fsencode(name)) > MAX_NAME - room:
+        name = name[:-1]
+    return name
 
 
 def refuse_existing(path: str | Path) -> None:
@@ -83,7 +92,7 @@ def atomic_dir(path: str | Path, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if not replace:
         refuse_existing(path)
-    if left := sorted(path.parent.glob(glob.escape(path.name) + PARTIAL)):
+    if left := sorted(path.parent.glob(glob.escape(shorten_name(path.name, ADDED)) + PARTIAL)):
         print_log(
             f'Temporary folders of other runs, to be removed where they were killed: {join_names(left)}',
             logger='current',

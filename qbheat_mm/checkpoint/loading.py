@@ -24,6 +24,8 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from ..files import describe_content, open_file
+
 TRUSTED = 'trusted://'
 
 
@@ -144,6 +146,8 @@ def read_checkpoint(address: str | Path, mmap: bool = False) -> dict:
     trust = str(address).startswith(TRUSTED)
     address = bare(address)
     path = find_file(address)
+    if reason := _describe(path):
+        raise CheckpointError(f'"{address}" is no checkpoint: {reason}.')
     if isinstance(path, Path) and path.suffix == '.safetensors':
         return _read_safetensors(path)
     try:
@@ -162,6 +166,16 @@ def read_checkpoint(address: str | Path, mmap: bool = False) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f'"{address}" holds a {type(content).__name__}, not a dict of weights.')
     return content
+
+
+def _describe(file: Path | io.BytesIO) -> str:
+    """What a file is instead of a checkpoint, if its beginning shows it."""
+    if isinstance(file, io.BytesIO):
+        start = file.getvalue()[:512]
+    else:
+        with open_file(file) as opened:
+            start = opened.read(512)
+    return '' if start.startswith(b'PK') else describe_content(start)  # torch's own files are zip archives
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections import Counter
@@ -9,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoint import atomic_write
-from ..files import open_file, read_file
+from ..files import describe_content, open_file, read_file
 from ..text import join_names, printable
 from .image_folder import scan_images
-from .transforms.loading import is_transposed
+from .transforms.loading import is_transposed, open_image
 
 MAX_CLASSES_BYTES = 2**20
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ROUNDING = 0.01  # tolerance in pixels below which a box is not counted as clipped
 
 
@@ -33,12 +34,16 @@ def read_text(path: str | Path, limit: int | None = None) -> str:
     """The text of a file of at most ``limit`` bytes.
 
     Raises:
-        AnnotationError: If it cannot be read, is larger, or is not UTF-8.
+        AnnotationError: If it cannot be read, is larger, is no text, or is neither UTF-8 nor UTF-16 with its byte order
+            mark.
     """
     try:
-        return read_file(path, limit).decode()
+        content = read_file(path, limit)
+        if content and (reason := describe_content(content)):
+            raise AnnotationError(f'{path}: {reason}')
+        return content.decode('utf-16' if content.startswith(UTF16) else 'utf-8-sig')
     except UnicodeDecodeError as error:
-        raise AnnotationError(f'{path}: not a text file ({error})') from error
+        raise AnnotationError(f'{path}: not a text file in UTF-8 ({error}); save it as UTF-8') from error
     except OSError as error:
         raise AnnotationError(f'{path}: cannot be read ({error.strerror})') from error
 
@@ -50,17 +55,25 @@ def load_coco(ann_file: str | Path) -> dict:
         Its content, with the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        AnnotationError: If the file is missing, is not JSON, or lacks one of the lists.
+        AnnotationError: If the file is missing, is not JSON in UTF-8, or lacks one of the lists.
     """
+    data = b''
     try:
-        content = json.loads(read_file(ann_file))
+        data = read_file(ann_file)
+        content = json.loads(data)
     except FileNotFoundError as error:
         raise AnnotationError(
             f'There is no annotation file at "{ann_file}". Set data_root and ann_file of the dataset (the '
             'environment variable DATA_ROOT, where the config reads it).'
         ) from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON, with its position, or bad UTF-8
-        raise AnnotationError(f'"{ann_file}" cannot be read as JSON: {error}') from error
+        reason = describe_content(data) if data else ''
+        if isinstance(error, UnicodeDecodeError):
+            reason = f'{error}; save it as UTF-8'
+        raise AnnotationError(f'"{ann_file}" cannot be read as JSON: {reason or error}') from error
+    if (encoding := json.detect_encoding(data)) != 'utf-8':
+        name = 'UTF-8 with a byte order mark' if encoding == 'utf-8-sig' else encoding.upper()
+        raise AnnotationError(f'"{ann_file}" is {name}, which pycocotools does not read; save it as UTF-8 without one.')
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise AnnotationError(f'"{ann_file}" is not in COCO\'s format: it has no list "{key}".')
@@ -174,7 +187,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
         AnnotationError: If it is no image.
     """
     try:
-        with open_file(path) as file, Image.open(file) as image:
+        with open_file(path) as file, open_image(file) as image:
             return image.size[::-1] if is_transposed(image) else image.size
     except Exception as error:  # Pillow raises errors of many types for malformed files
         raise AnnotationError(f'"{path}" is not a readable image: {error}') from error

@@ -10,18 +10,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
 from mmcv.transforms import BaseTransform
-from PIL import Image
 
 from ..files import read_file
 from ..text import join_names, printable
 from .coco import AnnotationError, load_coco
-from .transforms.loading import ORIENTATION, LoadImage, decode_image
+from .transforms.loading import ORIENTATION, LoadImage, decode_image, open_image
 
 # Large datasets contain a few such boxes; a larger share points to a mistake in the file.
 MAX_THIN, MAX_OUT_OF_BOUNDS = 0.01, 0.1
 ID, NUMBER = (int, str), (int, float)
+TURNED = range(2, 9)  # EXIF orientations other than upright; 2, 3 and 4 keep width and height
+SAME = 2.0  # mean difference of pixels, of 255, up to which two images are the same but for the decoder's rounding
 CLIPPED = 16  # difference of the mean value, of 255, by which an image is loaded wrongly
+MIN_AREA, LARGER_AREA = 1e-3, 1.1  # shares of the box between which the area of a mask in it can lie
 MAX_VALUE = 1e12  # pixels
 MAX_AREA = 1e10  # of the boxes that COCO AP counts
 MAX_DETECTIONS = 100  # per image and class in COCO AP
@@ -174,6 +178,8 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
                 trained.add(annotation['category_id'])
             if max(-x, -y, x + w - image['width'], y + h - image['height']) > 1:
                 kinds['out of bounds'].append(image['file_name'])
+            if not MIN_AREA * w * h <= annotation['area'] <= LARGER_AREA * w * h + 1:
+                kinds['area'].append(f'{image["file_name"]} ({annotation["area"]:g}, box {w:g} x {h:g})')
             if min(w, h) <= 1:
                 kinds['one pixel'].append(image['file_name'])
         kinds[kind].append(image['file_name'])
@@ -197,6 +203,12 @@ def _check_boxes(coco: dict, classes: Sequence[str] | None, report: Report) -> N
             level('out of bounds', MAX_OUT_OF_BOUNDS),
             'exceed their image (bbox must be x, y, width, height)',
         ),
+        (
+            'area',
+            report.warnings,
+            'have an area that contradicts them, by which COCO AP sorts them into small, medium and large (it must be '
+            'in pixels, at most width * height)',
+        ),
         ('one pixel', report.notes, 'are one pixel thin'),
         ('crowd', report.notes, 'are crowds: ignored in training and evaluation'),
     ):
@@ -218,7 +230,7 @@ def _check_image(path: Path, image: dict, kinds: dict[str, list[str]], loader: B
     name = image['file_name']
     try:
         content = read_file(path)
-        with Image.open(io.BytesIO(content)) as opened:
+        with open_image(io.BytesIO(content)) as opened:
             mode, orientation = opened.mode, opened.getexif().get(ORIENTATION, 1)
             transparent = 'transparency' in opened.info
         decoded = decode_image(content)
@@ -228,20 +240,23 @@ def _check_image(path: Path, image: dict, kinds: dict[str, list[str]], loader: B
         return
     height, width = loaded.shape[:2]
     if (width, height) != (image['width'], image['height']):
-        rotated = f', EXIF orientation {orientation}' if orientation >= 5 else ''
+        rotated = f', EXIF orientation {orientation}' if orientation in TURNED else ''
         if decoded.shape != loaded.shape:
             rotated += f', which {type(loader).__name__} does not apply'
         kinds['size'].append(f'{name} is {width} x {height}{rotated}, not {image["width"]} x {image["height"]}')
-    elif loaded.shape != decoded.shape:
-        kinds['not rotated'].append(name)
-    elif orientation > 1:
-        kinds['rotated'].append(name)
+    elif orientation in TURNED:
+        kinds['rotated' if _agree(loaded, decoded) else 'not rotated'].append(name)
     if mode.startswith('I') and abs(decoded.mean() - loaded.mean()) > CLIPPED:
         kinds['clipped'].append(name)
     elif mode in ('1', 'L', 'LA') or mode.startswith('I'):
         kinds['gray'].append(name)
     elif transparent or mode in ('RGBA', 'PA', 'CMYK'):
         kinds['four channels'].append(name)
+
+
+def _agree(image: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two decoders, which differ by rounding, have turned an image alike."""
+    return image.shape == other.shape and cv2.absdiff(image, other).mean() < SAME
 
 
 def _check_images(coco: dict, img_dir: Path, sample: int, loader: BaseTransform, report: Report) -> None:

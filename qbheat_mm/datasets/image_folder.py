@@ -18,6 +18,8 @@ from ..arguments import check_arguments
 from ..files import list_files, list_folders
 from ..text import join_names, printable
 
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'dev', 'eval'}
+
 
 @DATASETS.register_module()
 class ImageFolderDataset(CustomDataset):
@@ -52,6 +54,8 @@ class ImageFolderDataset(CustomDataset):
             raise FileNotFoundError(f'There is no folder "{folder}" to take images from. {remedy}')
         if not self.ann_file and self.with_label and not list_folders(folder):
             raise RuntimeError(f'The folder "{folder}" has no sub-folders, whose names would be the classes. {remedy}')
+        if not self.ann_file:
+            warn_of_splits(folder)
         data_list = super().load_data_list()
         if not data_list:
             endings = ', '.join(sorted(self.extensions))
@@ -128,6 +132,19 @@ class ImageFolderDataset(CustomDataset):
     def skipped_images(self) -> list[str]:
         """Paths of the images that could not be read so far, in any process."""
         return [self.get_data_info(int(index))['img_path'] for index in self.unreadable.nonzero()]
+
+
+def warn_of_splits(folder: str | Path) -> None:
+    """Log if the folders in ``folder`` are training and validation data by their names, not classes."""
+    names = list_folders(folder)
+    if len(names) > 1 and {name.lower() for name in names} <= SPLITS:
+        first = next((name for name in names if name.lower().startswith('train')), names[0])
+        print_log(
+            f'The folders in "{printable(folder)}" are called {join_names(names)}: if these are splits, not classes, '
+            f'name one of them, for example "{printable(Path(folder, first))}". As it is, all of them are read.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def find_image_folders(dataset: Dataset) -> list[ImageFolderDataset]:

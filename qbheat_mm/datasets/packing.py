@@ -22,10 +22,10 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from ..checkpoint import refuse_existing
-from ..files import list_folders, read_file
+from ..files import list_folders, open_file, read_file
 from .image_folder import ImageFolderDataset
 from .packed import HEADER, INDEX, MAGIC, PIXELS, VERSION, Pack, PackError, make_header, partial_folder
-from .transforms.loading import decode_image
+from .transforms.loading import decode_image, open_image
 
 JOURNAL = 'journal.jsonl'  # of an unfinished pack: the task, and a line for each image that is done
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file system's or a process' limit of a file
@@ -92,7 +92,7 @@ def check_space(source: Path, names: Sequence[str], out: Path, size: int | None,
     sizes = []
     for name in names[:: max(len(names) // sample, 1)]:
         try:
-            with Image.open(source / name) as image:
+            with open_file(source / name) as file, open_image(file) as image:
                 sizes.append(3 * np.prod(_packed_size(image.size, size)))
         except Exception:  # Pillow's are of many types; the file is named when it is packed
             continue

@@ -19,6 +19,7 @@ from ..arguments import check_arguments
 from ..checkpoint import trust_init_cfg
 from ..checkpoint.resume import choose_checkpoint
 from ..checkpoint.work_dir import WorkDirError, claim
+from ..compat import warn_of_missing_ops
 from .options import check_options
 from .schedules import epoch_options
 
@@ -45,6 +46,7 @@ def complete_config(cfg: Config, args: argparse.Namespace) -> None:
         notice(warning)
     cfg.merge_from_dict(follow_epochs(cfg, options) | options)
     complete_dataloaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    check_base_batch(cfg)
     adapt_to_device(cfg)
     prepare_hooks(cfg, args.trust_checkpoint, args.allow_partial)
 
@@ -60,10 +62,28 @@ def follow_epochs(cfg: Config, options: dict) -> dict:
     return found
 
 
+def check_base_batch(cfg: Config) -> None:
+    """Check the batch size that the learning rate is scaled from.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    scaling = cfg.get('auto_scale_lr') or {}
+    base = scaling.get('base_batch_size')
+    if scaling.get('enable') and not (isinstance(base, int) and base > 0):
+        raise ValueError(
+            f'auto_scale_lr.base_batch_size is {base!r}; set the batch size, 1 or more, that the learning rate of the '
+            'config is for, or auto_scale_lr.enable=False.'
+        )
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a completed config."""
     init_process_group_on_cpu(cfg.launcher)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner.model, nn.Module):  # FlexibleRunner builds it later
+        warn_of_missing_ops(runner.model)
+    return runner
 
 
 def notice(text: str) -> None:
@@ -202,12 +222,16 @@ def train(runner: Runner) -> None:
 
 
 def check_batches(runner: Runner) -> None:
-    """Refuse training data that do not fill one batch, before mmengine fails on an epoch without iterations.
+    """Refuse to train on nothing: a run of no epoch, which mmengine ends in silence, or data that fill no batch.
 
     Raises:
-        ValueError: With the number of samples and the batch size.
+        ValueError: With the length of the run, or the number of samples and the batch size.
     """
     runner._train_loop = runner.build_train_loop(runner._train_loop)  # the first thing that Runner.train does
+    for name in ('max_epochs', 'max_iters'):
+        length = runner.cfg.train_cfg.get(name)
+        if length is not None and length < 1:
+            raise ValueError(f'train_cfg.{name} is {length}: nothing would be trained.')
     loader = runner.train_dataloader
     if len(loader) == 0:
         samples = len(loader.dataset)

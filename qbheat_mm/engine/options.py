@@ -16,6 +16,8 @@ FIELDS = READ.union(*(inspect.signature(kind.__init__).parameters for kind in (R
     'self',
     'cfg',
 }
+# Where a whole number stands for nothing else; in models and pipelines it may be short for a pair.
+SCALARS = ('train_cfg.', 'train_dataloader.', 'val_dataloader.', 'test_dataloader.', 'default_hooks.', 'auto_scale_lr.')
 SIMILAR = 0.85  # of difflib; optimzer and optimizer have 0.94, save_best and save_last 0.78
 
 
@@ -30,10 +32,12 @@ def check_options(cfg: Config, options: dict) -> list[str]:
         Warnings of keys that are there and probably have no effect.
 
     Raises:
-        ValueError: With the nearest field, for a key that no field has, where that is near or nothing reads the key.
+        ValueError: With the nearest field, for a key that no field has, where that is near or nothing reads the key;
+            for a number in the config, if the value is a list or text that starts as a number does.
     """
     warnings = []
-    for key in options:
+    for key, value in options.items():
+        _check_number(cfg, key, value)
         missing, siblings = _first_missing(cfg, key)
         root = key.split('.')[0]
         if root not in FIELDS and root in cfg:
@@ -46,6 +50,25 @@ def check_options(cfg: Config, options: dict) -> list[str]:
             near = difflib.get_close_matches(key, _paths(cfg), n=1, cutoff=0)
             raise ValueError(f'--cfg-options {key}: the config has no such field. The nearest is {near[0]}.')
     return warnings
+
+
+def _check_number(cfg: Config, key: str, value) -> None:
+    """Refuse ``lr=1,5``, which is a list, and ``lr=1e-3x``, which is text, where the config has a number."""
+    node = cfg
+    try:
+        for part in key.split('.'):
+            node = node[int(part) if isinstance(node, (list, tuple)) else part]
+    except (KeyError, IndexError, ValueError, TypeError):  # a new field
+        return
+    scalar = type(node) is int and key.startswith(SCALARS) and '.dataset.' not in key
+    if not isinstance(node, float) and not scalar:
+        return
+    if isinstance(value, (list, tuple)) or (
+        isinstance(value, str) and (scalar or value.lstrip('+-.')[:1].isdigit())  # loss_scale=dynamic
+    ):
+        raise ValueError(
+            f'--cfg-options {key}: {value!r} is not a number like {node!r} in the config; write decimals with a point.'
+        )
 
 
 def _first_missing(cfg: Config, key: str) -> tuple[str, list[str]]:

@@ -167,3 +167,14 @@ def test_a_new_file_replaces_nothing(tmp_path):
             atomic_write(tmp_path / name, b'two', replace=False)
     assert (tmp_path / 'new').read_bytes() == b'one'
     assert (tmp_path / 'link').is_symlink()
+
+
+@pytest.mark.parametrize('letter', ['n', '写'])
+def test_names_as_long_as_the_file_system_takes(tmp_path, letter):
+    name = (letter * 255).encode()[:255].decode(errors='ignore')
+    atomic_write(tmp_path / name, b'content')
+    assert (tmp_path / name).read_bytes() == b'content'
+    (tmp_path / name).unlink()
+    with atomic_dir(tmp_path / name) as partial:
+        (partial / 'file').touch()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')] == [name, f'{name}/file']

@@ -90,6 +90,24 @@ def test_damaged_files_are_named(checkpoint, tmp_path, name):
         pretrained(tmp_path / name)
 
 
+@pytest.mark.parametrize('name', ['model.pth', 'model.safetensors'])
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (
+            b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n',
+            'git-LFS, not the file itself; run `git lfs',
+        ),
+        (b'<!DOCTYPE html><html>', 'an HTML page'),
+        (bytes(1000), 'it is empty, or holds zeros alone'),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told_for_what_it_looks_like(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf'{name}" is no checkpoint: .*{reason}'):
+        read_state_dict(tmp_path / name)
+
+
 def test_file_without_weights_is_named(tmp_path):
     torch.save(dict(epoch=1), tmp_path / 'meta.pth')
     with pytest.raises(CheckpointError, match='holds no weights; its fields are epoch'):

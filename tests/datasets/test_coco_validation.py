@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from qbheat_mm.datasets.coco_validation import Report, check_coco
 
@@ -128,6 +129,55 @@ def test_a_missing_or_malformed_file(make_coco, tmp_path):
     assert 'line 1 column 13' in check_coco(ann_file, img_dir).errors[0]
     ann_file.write_text('[]')
     assert 'no list "images"' in check_coco(ann_file, img_dir).errors[0]
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'name'), [('utf-8-sig', 'UTF-8 with a byte order mark'), ('utf-16', 'UTF-16'), ('utf-32', 'UTF-32')]
+)
+def test_json_in_an_encoding_that_pycocotools_does_not_read(make_coco, encoding, name):
+    ann_file, img_dir, _ = make_coco()
+    ann_file.write_text(ann_file.read_text(), encoding)
+    with pytest.raises(ValueError, match=r'BOM|codec|Expecting'):
+        COCO(ann_file)
+    (error,) = check_coco(ann_file, img_dir).errors
+    assert f'is {name}, which pycocotools does not read; save it as UTF-8' in error
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (b'version https://git-lfs.github.com/spec/v1', 'git-LFS, not the file itself; run `git lfs pull`'),
+        (b'<html>', 'an HTML page'),
+        (
+            '["größe"]'.encode('latin-1'),
+            "'utf-8' codec can't decode byte 0xf6 in position 4: invalid start byte; save it as UTF-8",
+        ),
+        (b'', 'Expecting value'),
+    ],
+)
+def test_a_file_that_is_no_json_is_told_for_what_it_looks_like(make_coco, content, reason):
+    ann_file, img_dir, _ = make_coco()
+    ann_file.write_bytes(content)
+    (error,) = check_coco(ann_file, img_dir).errors
+    assert reason in error
+
+
+@pytest.mark.parametrize(
+    ('area', 'contradicts'),
+    [(0.5, True), (0.9, True), (300, False), (600, False), (640, False), (700, True), (1e6, True)],
+)
+def test_an_area_that_contradicts_its_box_is_warned_of(check, area, contradicts):
+    def change(content):
+        content['annotations'][0].update(bbox=[5, 5, 20, 30], area=area)
+        if area < 1:
+            content['annotations'][0]['bbox'] = [5, 5, 50, 40]
+
+    report = check(change)
+    assert report.errors == []
+    assert bool(report.warnings) == contradicts
+    if contradicts:
+        assert '1 of 8 boxes have an area that contradicts them' in report.warnings[0]
+        assert f'train_0.png ({area:g}, box ' in report.warnings[0]
 
 
 def test_what_large_datasets_contain_does_not_stop(check):

@@ -67,6 +67,22 @@ def test_a_folder_that_is_no_class_is_named(image_folder):
         build(image_folder, with_label=True, metainfo=dict(classes=('cat', 'dog')))
 
 
+@pytest.mark.parametrize('with_label', [True, False])
+def test_splits_that_are_taken_as_classes_are_warned_of(tmp_path, with_label, monkeypatch):
+    said = []
+    monkeypatch.setattr('qbheat_mm.datasets.image_folder.print_log', lambda text, **kwargs: said.append(text))
+    for name in ('train/cat', 'train/dog', 'val/cat', 'val/dog'):
+        write_images(tmp_path / name, 1)
+    build(tmp_path, with_label=with_label)
+    (text,) = said
+    assert 'called train, val: if these are splits, not classes, name one of them' in text
+    assert f'for example "{tmp_path}/train"' in text
+    build(tmp_path / 'train', with_label=with_label)
+    write_images(tmp_path / 'bus', 1)
+    build(tmp_path, with_label=with_label)  # a class may be called train
+    assert said == [text]
+
+
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere.*DATA_ROOT'):
         build(tmp_path / 'nowhere')
@@ -133,10 +149,10 @@ def test_the_protocol_of_a_torch_dataset(image_folder, tmp_path):
 @pytest.mark.parametrize(
     ('loader', 'reason'),
     [
-        (dict(type='LoadImage', ignore_empty=True), 'UnidentifiedImageError: cannot identify image file'),
+        (dict(type='LoadImage', ignore_empty=True), 'ValueError: it is no image of a known format'),
         (dict(type='LoadImageFromFile', imdecode_backend='pillow', ignore_empty=True), 'cannot identify image file'),
         (dict(type='LoadImage', ignore_empty=True, backend_args=dict(backend='petrel')), 'petrel'),
-        (dict(type='LoadReducedRandomResizedCrop', scale=32, ignore_empty=True), 'cannot identify image file'),
+        (dict(type='LoadReducedRandomResizedCrop', scale=32, ignore_empty=True), 'it is no image of a known format'),
     ],
 )
 @pytest.mark.parametrize('test_mode', [True, False])

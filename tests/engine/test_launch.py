@@ -6,7 +6,13 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 
-from qbheat_mm.engine.launch import CPUDistributedDataParallel, adapt_to_device, follow_epochs, prepare_hooks
+from qbheat_mm.engine.launch import (
+    CPUDistributedDataParallel,
+    adapt_to_device,
+    check_base_batch,
+    follow_epochs,
+    prepare_hooks,
+)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
@@ -57,3 +63,12 @@ def test_the_schedule_follows_epochs_from_the_command_line_but_not_what_else_is_
     assert follow_epochs(cfg, {'train_cfg.max_epochs': 20})['param_scheduler.1.end'] == 20
     assert 'param_scheduler.1.end' not in follow_epochs(cfg, {'train_cfg.max_epochs': 20, 'param_scheduler.1.end': 30})
     assert follow_epochs(cfg, {'optim_wrapper.optimizer.lr': 1.0}) == {}
+
+
+@pytest.mark.parametrize('base', [0, -8, None, 1.5, '64'])
+def test_a_batch_size_to_scale_from_is_positive(base):
+    with pytest.raises(ValueError, match=rf'auto_scale_lr\.base_batch_size is {base!r}; set the batch size'):
+        check_base_batch(Config(dict(auto_scale_lr=dict(enable=True, base_batch_size=base))))
+    check_base_batch(Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=base))))
+    check_base_batch(Config(dict(auto_scale_lr=dict(enable=True, base_batch_size=64))))
+    check_base_batch(Config({}))

@@ -2,13 +2,15 @@
 
     PYTHONPATH=tests python tests/helpers/kill_and_resume.py --kills 30
 
-Pre-trainings from files and from packed images, a probe and a detection on generated images run through tools/train.py,
-in processes forked from this one, so that a start takes a second. Each runs once without a kill, then until there were
-enough kills: two in three at a random moment, one in three while a checkpoint is written, after a random number of its
-bytes. At times the run receives SIGTERM instead, and at times the last checkpoint is damaged before the run resumes.
-Checked each time: every checkpoint is complete, the run resumes from a complete one, and at most one checkpoint
-interval is lost (nothing after SIGTERM; one interval more with a damaged file). A finished run has the weights and the
-optimizer state of the run that was never killed, bit for bit.
+Pre-trainings from files and from packed images, in two processes, and by iterations with accumulated gradients, a
+probe and a detection on generated images run through tools/train.py, in processes forked from this one, so that a
+start takes a second. Each runs once without a kill, then until there were enough kills: two in three at a random
+moment, one in three while a checkpoint is written, after a random number of its bytes. One kill in three is of the
+main process alone: its workers have to end by themselves, and the run resumes before they do. At times the run
+receives SIGTERM instead, and at times the last checkpoint is damaged before the run resumes. Checked each time: every
+checkpoint is complete, the run resumes from a complete one, and at most one checkpoint interval is lost (nothing
+after SIGTERM; one interval more with a damaged file). A finished run has the weights and the optimizer state of the
+run that was never killed, bit for bit.
 
 Exits with 1 after a failed check, and leaves the folder.
 """
@@ -24,6 +26,7 @@ import random
 import runpy
 import shutil
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -38,6 +41,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
@@ -65,6 +69,27 @@ PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 def pretraining(folder: Path) -> dict:
     """QB-Heat."""
     return dict(model=qbheat_config(), train_dataloader=image_loader(folder / 'folder', pipeline=PIPELINE))
+
+
+def two_processes(folder: Path) -> dict:
+    """QB-Heat in two processes, in batches of two each."""
+    return dict(
+        model=qbheat_config(), train_dataloader=image_loader(folder / 'folder', batch_size=2, pipeline=PIPELINE)
+    )
+
+
+def iterations(folder: Path) -> dict:
+    """QB-Heat by iterations, two batches to a step."""
+    scheduler = dict(type='CosineAnnealingLR', T_max=EPOCHS * BATCHES, by_epoch=False)
+    return dict(
+        model=qbheat_config(),
+        train_dataloader=image_loader(folder / 'folder', sampler='InfiniteSampler', pipeline=PIPELINE),
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=EPOCHS * BATCHES),
+        optim_wrapper=dict(accumulative_counts=2),
+        param_scheduler=[scheduler],
+        default_hooks=dict(checkpoint=dict(by_epoch=False, interval=BATCHES)),
+        log_processor=dict(by_epoch=False),
+    )
 
 
 def packed(folder: Path) -> dict:
@@ -144,7 +169,15 @@ def detection(folder: Path) -> dict:
     )
 
 
-KINDS = {'pre-training': pretraining, 'packed': packed, 'probe': probe, 'detection': detection}
+KINDS = {
+    'pre-training': pretraining,
+    'packed': packed,
+    'two processes': two_processes,
+    'iterations': iterations,
+    'probe': probe,
+    'detection': detection,
+}
+LAST = {kind: f'epoch_{EPOCHS}.pth' for kind in KINDS} | {'iterations': f'iter_{EPOCHS * BATCHES}.pth'}
 
 
 PROGRESS = mmap.mmap(-1, 16)  # shared with the forked runs: where a run began, and how many iterations are done
@@ -169,11 +202,12 @@ class ProgressHook(Hook):
     def before_train(self, runner) -> None:
         """Report where the run begins."""
         self.began = runner.iter
-        write_progress(self.began, self.began)
+        self.after_train_iter(runner, 0, done=self.began)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None, done: int | None = None) -> None:
         """Report how many iterations are done."""
-        write_progress(self.began, runner.iter + 1)
+        if is_main_process():
+            write_progress(self.began, runner.iter + 1 if done is None else done)
 
 
 def write_data(folder: Path, rng: np.random.Generator) -> None:
@@ -198,10 +232,6 @@ def write_config(kind: str, folder: Path) -> Path:
     """The config of a run with our runtime."""
     runtime = 'detection_runtime' if kind == 'detection' else 'default_runtime'
     cfg = Config.fromfile(ROOT / f'configs/_base_/{runtime}.py')
-    cfg.merge_from_dict(KINDS[kind](folder))
-    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
-        if loader:
-            loader.update(num_workers=1, persistent_workers=True)
     cfg.merge_from_dict(
         dict(
             train_cfg=dict(by_epoch=True, max_epochs=EPOCHS),
@@ -213,12 +243,16 @@ def write_config(kind: str, folder: Path) -> Path:
             default_hooks=dict(logger=dict(interval=1), progress=dict(type='ProgressHook')),
         )
     )
+    cfg.merge_from_dict(KINDS[kind](folder))
+    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
+        if loader:
+            loader.update(num_workers=1, persistent_workers=True)
     cfg.dump(folder / f'{kind}.py')
     return folder / f'{kind}.py'
 
 
-def die_in_write(rng: random.Random) -> None:
-    """Kill this process and its workers in one of its next writes of a checkpoint, after a share of the bytes."""
+def die_in_write(rng: random.Random, alone: bool) -> None:
+    """Kill this process, alone or with its group, in one of its next writes of a checkpoint, after a share of it."""
     left, share = rng.randrange(1, 5), rng.choice([0.0, rng.random(), 1.0])
 
     def fsync(number: int) -> None:
@@ -226,13 +260,47 @@ def die_in_write(rng: random.Random) -> None:
         left -= 1
         if not left:
             os.ftruncate(number, int(share * os.fstat(number).st_size))
-            os.killpg(0, signal.SIGKILL)
+            send(os.getpid(), signal.SIGKILL, alone)
 
     os.fsync = fsync
 
 
-def start(config: Path, work_dir: Path, rng: random.Random | None = None) -> int:
+def send(pid: int, signum: int, alone: bool) -> None:
+    """Send a signal to a process, or to its whole group."""
+    (os.kill if alone else os.killpg)(pid if alone else os.getpgid(pid), signum)
+
+
+def remaining(group: int, seconds: float = 60) -> list[str]:
+    """What is left of a process group after some time: ids and names."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = []
+        for path in Path('/proc').glob('[0-9]*/stat'):
+            try:
+                name, _, fields = path.read_text().rpartition(')')
+            except OSError:  # it has just ended
+                continue
+            state, _, its_group = fields.split()[:3]
+            if int(its_group) == group and state not in 'ZX':
+                found.append(f'{name})')
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def join_other_process(port: int) -> list[str]:
+    """Fork rank 1 of two processes; the options of the command line for both."""
+    rank = int(os.fork() == 0)
+    rendezvous = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=2, RANK=rank, LOCAL_RANK=rank)
+    os.environ.update({name: str(value) for name, value in rendezvous.items()})
+    return ['--launcher', 'pytorch']
+
+
+def start(config: Path, work_dir: Path, rng: random.Random | None = None, alone: bool = False) -> int:
     """tools/train.py in a new process of its own group; returns its id."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
     pid = os.fork()
     if pid:
         return pid
@@ -244,8 +312,10 @@ def start(config: Path, work_dir: Path, rng: random.Random | None = None) -> int
         os.dup2(output, 1)
         os.dup2(output, 2)
         if rng is not None:
-            die_in_write(rng)
+            die_in_write(rng, alone)
         sys.argv = ['train.py', str(config), '--work-dir', str(work_dir), '--resume']
+        if config.stem == 'two processes':
+            sys.argv += join_other_process(port)
         runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
         code = 0
     except SystemExit as error:
@@ -271,15 +341,15 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def end(pid: int, signum: int, after: float) -> int:
-    """Send a signal to the whole group after some seconds; the exit code of the run, which may have ended before."""
+def end(pid: int, signum: int, after: float, alone: bool) -> int:
+    """Send a signal after some seconds; the exit code of the run, which may have ended before."""
     deadline = time.monotonic() + after
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.killpg(pid, signum)
+    send(pid, signum, alone)
     return wait(pid)
 
 
@@ -287,7 +357,7 @@ def spoil(work_dir: Path, rng: random.Random) -> Path | None:
     """Damage the checkpoint that the run would resume from, if there is another complete one."""
     pointer = work_dir / POINTER
     last = Path(pointer.read_text()) if pointer.is_file() else None
-    if last is None or all(path == last or damage(path) for path in work_dir.glob('epoch_*.pth')):
+    if last is None or all(path == last or damage(path) for path in work_dir.glob('[ei]*_*.pth')):
         return None
     content = bytearray(last.read_bytes())
     place = rng.randrange(len(content) // 4, len(content) // 2)
@@ -322,7 +392,7 @@ def differences(path: Path, other: Path) -> list[str]:
 def torture(kind: str, folder: Path, kills: int, rng: random.Random) -> Figures:
     """Repeat one kind of training until it was killed ``kills`` times."""
     figures, config = Figures(), write_config(kind, folder)
-    reference, last = folder / f'{kind}-undisturbed', f'epoch_{EPOCHS}.pth'
+    reference, last = folder / f'{kind}-undisturbed', LAST[kind]
     began = time.monotonic()
     if wait(start(config, reference)):
         figures.faults.append(f'{kind}: fails without being killed, see {reference}/output.txt')
@@ -345,16 +415,19 @@ def torture(kind: str, folder: Path, kills: int, rng: random.Random) -> Figures:
 def run_to_the_end(config: Path, work_dir: Path, kills: int, rng: random.Random, figures: Figures) -> bool:
     """Start a run, end it and resume it until it ends by itself; whether it does so without an error."""
     write_progress(0, 0)
-    allowed, spoilt = 0, {}
+    allowed, spoilt, groups = 0, {}, []
     while True:
         before = read_progress()[1]
         write_progress(before, before)
         mortal = figures.counts['kills'] < kills
         writing = mortal and rng.random() < 1 / 3
-        pid = start(config, work_dir, random.Random(rng.random()) if writing else None)
+        # Of two processes the launcher, which is not part of this, ends the other one.
+        alone = config.stem != 'two processes' and rng.random() < 1 / 3
+        pid = start(config, work_dir, random.Random(rng.random()) if writing else None, alone)
+        groups.append(pid)
         if mortal and not writing:
             signum = signal.SIGTERM if rng.random() < 1 / 5 else signal.SIGKILL
-            code = end(pid, signum, rng.uniform(0, figures.seconds))
+            code = end(pid, signum, rng.uniform(0, figures.seconds), alone)
         else:
             code = wait(pid)
         where = f'{work_dir}, after {sum(figures.counts.values())} endings'
@@ -366,11 +439,13 @@ def run_to_the_end(config: Path, work_dir: Path, kills: int, rng: random.Random,
                 figures.faults.append(f'{where}: lost {before - began} iterations, allowed are {allowed}')
             allowed = 0 if code == 128 + signal.SIGTERM else BATCHES
         if code == 0:
+            figures.faults += [f'{where}: {left} outlive their main process' for left in map(remaining, groups) if left]
             return True
         if code not in ENDINGS:
             figures.faults.append(f'{where}: exit code {code}, see {work_dir}/output.txt')
             return False
         figures.counts[ENDINGS[code]] += 1
+        figures.counts['of the main process alone'] += alone and code == -signal.SIGKILL
         figures.counts['kills in a write'] += writing and code == -signal.SIGKILL
         figures.counts['partial files left'] += len(list(work_dir.glob('*' + PARTIAL)))
         for path in work_dir.glob('*.pth'):

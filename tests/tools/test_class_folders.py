@@ -102,3 +102,21 @@ def test_other_folders_are_refused(tmp_path, imagenette, tool):
     refuse(tool, imagenette, '--val-every 1 leaves nothing', '--val-every', '1')
     with pytest.raises(SystemExit, match='exists already; name another'):
         tool.main([str(imagenette), str(tmp_path)])
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path, tool):
+    for name in ('cat', 'dog'):
+        first, second = write_images(tmp_path / 'in' / name, 2)
+        first.rename(first.with_name('n' * 251 + '.jpg'))
+        second.rename(second.with_name('写' * 83 + '.jpeg'))
+    tool.main([str(tmp_path / 'in'), str(tmp_path / 'out')])
+    assert len(ImageFolderDataset(data_root=str(tmp_path / 'out'), data_prefix='train')) == 2
+
+
+def test_splits_of_other_names_are_warned_of(tmp_path, tool, monkeypatch):
+    said = []
+    monkeypatch.setattr('qbheat_mm.datasets.image_folder.print_log', lambda text, **kwargs: said.append(text))
+    for name in ('train/cat', 'train/dog', 'test/cat', 'test/dog'):
+        write_images(tmp_path / 'in' / name, 2)
+    tool.main([str(tmp_path / 'in'), str(tmp_path / 'out')])
+    assert 'called test, train: if these are splits' in said[0]

@@ -17,6 +17,7 @@ SCRIPTS = sorted(
     for path in (ROOT / folder).rglob('*.py')
     if "__name__ == '__main__'" in path.read_text()
 )
+CONFIG = str(ROOT / 'configs/_base_/default_runtime.py')
 CODE = """
 import json, runpy, sys
 script = sys.argv[1]
@@ -53,8 +54,22 @@ def test_help_and_errors_come_before_the_imports(script):
 
 @pytest.mark.parametrize('script', [name for name in SCRIPTS if 'add_cfg_options' in (ROOT / name).read_text()])
 def test_options_without_a_value_are_named(script):
-    printed, status, heavy = parse(script, 'a', 'b', '--cfg-options', 'model.arch')
+    printed, status, heavy = parse(script, CONFIG, 'b', '--cfg-options', 'model.arch')
     assert 'error: argument --cfg-options: "model.arch" is not KEY=VALUE' in printed
+    assert (status, heavy) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ('no/such.py', 'there is no config file "no/such.py"'),
+        ('photos', '"photos" is no config file; they end in .py, .json, .yaml or .yml'),
+    ],
+)
+@pytest.mark.parametrize('script', [name for name in SCRIPTS if 'config_file' in (ROOT / name).read_text()])
+def test_a_config_that_does_not_exist_is_named_at_once(script, config, message):
+    printed, status, heavy = parse(script, config, 'b', 'c')
+    assert f'error: argument config: {message}' in printed
     assert (status, heavy) == (2, [])
 
 
@@ -69,6 +84,13 @@ def test_our_patches_come_before_the_packages_they_are_for(script):
     ]
     theirs = [names.index(name) for name in ('mmcv', 'mmpretrain', 'mmdet') if name in names]
     assert not theirs or names.index('qbheat_mm') < min(theirs)
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_the_home_folder_is_found_behind_an_equals_sign(tool, monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setattr(sys, 'argv', [tool, CONFIG, *['x.pth'] * (tool == 'test.py'), '--work-dir=~/runs'])
+    assert load_script(f'tools/{tool}').parse_args().work_dir == f'{tmp_path}/runs'
 
 
 def test_choices_are_those_of_the_package():

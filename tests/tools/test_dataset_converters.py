@@ -149,6 +149,7 @@ FINE = '0 0.5 0.5 0.1 0.1\n'
     [
         ('voc', xml(width=80, height=60), 3, '40 x 30.*80 x 60'),
         ('voc', xml('<object><name>cat</name>\n<bndbox></object>'), 5, 'well-formed'),
+        ('voc', '<?xml version="1.0"?>\n<annotations/>', 2, 'its root is <annotations>; VOC has <annotation>'),
         ('voc', xml('\n\n<object><name>cat</name></object>'), 6, 'bndbox'),
         ('voc', xml('<object><bndbox>\n<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax></bndbox></object>'), 4, 'ymax'),
         ('voc', xml(voc_object('cat', 1, 2, 3, 4)).replace('<xmax>3<', '<xmax>three<'), 4, 'three'),
@@ -233,7 +234,7 @@ MERGES = '\n'.join(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 9)}]}}' for 
         ('data.yaml', '#' * 2**21, '2097152 bytes, at most 1048576'),
         ('names.txt', 'cat\n' * 2**19, '2097152 bytes, at most 1048576'),
         ('names.txt', 'cat\n\ndog\n', 'number 2 is empty'),
-        ('names.txt', b'\xff\xfe', 'not a text file'),
+        ('names.txt', 'größe'.encode('latin-1'), 'not a text file in UTF-8'),
         ('lost.yaml', None, 'No such file'),
     ],
 )
@@ -248,6 +249,76 @@ def test_a_list_of_classes_that_is_none_is_refused(tmp_path, name, content, reas
     assert name in str(error.value)
     assert len(str(error.value)) < 1000
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_text_files_as_windows_writes_them(yolo, tmp_path, encoding):
+    (tmp_path / 'names.txt').write_text('cat\r\ndog\r\n', encoding)
+    (tmp_path / 'data.yaml').write_text('names: [cat, dog]\r\n', encoding)
+    for name in ('names.txt', 'data.yaml'):
+        assert parse_classes(str(tmp_path / name)) == ['cat', 'dog']
+    save_image(tmp_path / 'images' / 'a.png')
+    (tmp_path / 'images' / 'a.txt').write_text('1 0.5 0.5 1 1\r\n', encoding)
+    assert yolo(tmp_path / 'images', tmp_path / 'out.json', ['cat', 'dog'])['boxes written'] == 1
+
+
+@pytest.mark.parametrize(
+    ('stated', 'encoding'),
+    [
+        ('', 'utf-8'),
+        ('', 'utf-8-sig'),
+        ('', 'utf-16'),
+        ('UTF-8', 'utf-8'),
+        ('utf-8', 'utf-8-sig'),
+        ('utf-16', 'utf-16'),
+        ('utf-16', 'utf-8'),
+        ('GBK', 'gbk'),
+        ('gb2312', 'gb2312'),
+        ('big5', 'big5'),
+        ('Shift_JIS', 'shift_jis'),
+        ('euc-kr', 'euc-kr'),
+        ('ISO-8859-1', 'latin-1'),
+        ('windows-1252', 'cp1252'),
+        ('KOI8-R', 'koi8-r'),
+    ],
+)
+def test_xml_in_the_encoding_that_it_states(voc, tmp_path, stated, encoding):
+    name = {'shift_jis': '猫', 'euc-kr': '고양이', 'koi8-r': 'кот', 'latin-1': 'größe', 'cp1252': 'größe'}.get(
+        encoding, '中文'
+    )
+    text = f'<?xml version="1.0" encoding="{stated}"?>\n' if stated else ''
+    save_image(tmp_path / 'a.png')
+    (tmp_path / 'a.xml').write_bytes((text + xml(voc_object(name, 1, 1, 20, 15))).encode(encoding))
+    voc(tmp_path, tmp_path / 'out.json')
+    assert each(json.loads((tmp_path / 'out.json').read_text()), 'categories', 'name') == [name]
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (
+            xml(voc_object('中文', 1, 1, 2, 2)).encode('gbk'),
+            'not in utf-8-sig .* save it as UTF-8, or state its encoding',
+        ),
+        (xml(voc_object('größe', 1, 1, 2, 2)).encode('latin-1'), 'save it as UTF-8, or state its encoding'),
+        (b'<?xml version="1.0" encoding="klingon"?><a/>', 'the unknown encoding "klingon"; save it as UTF-8'),
+        (b'<?xml version="1.0" encoding="zip"?><a/>', 'the unknown encoding "zip"'),
+        (b'version https://git-lfs.github.com/spec/v1', 'git-LFS, not the file itself; run `git lfs pull`'),
+        (b'', 'it is empty, or holds zeros alone'),
+    ],
+)
+def test_xml_in_another_encoding_is_named_with_the_remedy(voc, tmp_path, content, reason):
+    save_image(tmp_path / 'a.png')
+    (tmp_path / 'a.xml').write_bytes(content)
+    with pytest.raises(AnnotationError, match=rf'a\.xml.*{reason}'):
+        voc(tmp_path, tmp_path / 'out.json')
+
+
+def test_a_pointer_is_no_text(yolo, tmp_path):
+    save_image(tmp_path / 'a.png')
+    write(tmp_path / 'a.txt', 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n')
+    with pytest.raises(AnnotationError, match=r'a\.txt: it looks like a pointer of git-LFS.*git lfs pull'):
+        yolo(tmp_path, tmp_path / 'out.json', ['cat'])
 
 
 def test_fifos_are_no_files(voc, yolo, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_only_our_metric_without_a_place_is_given_one(load_tool):
         cfg = Config(dict(work_dir='run', test_evaluator=evaluator))
         tool.keep_detections(cfg)
     assert cfg.test_evaluator.outfile_prefix == 'run/detections'
+
+
+@pytest.mark.parametrize('resume', [True, False])
+def test_a_config_that_resumes_is_tested_on_the_checkpoint(load_tool, resume):
+    tool = load_tool('test.py')
+    cfg = Config(dict(resume=resume, load_from='interrupted.pth'))
+    tool.apply_args(cfg, Namespace(checkpoint='mine.pth', amp=False, show_dir=None))
+    assert (cfg.load_from, cfg.resume) == ('mine.pth', False)
 
 
 @pytest.mark.slow

@@ -98,3 +98,9 @@ def test_fewer_images_than_a_batch_are_refused_with_both_numbers(project):
     output = train(project, '--cfg-options', *(f'train_dataloader.{option}' for option in options), fails=True)
     assert 'have 8 samples, which do not fill a batch of 16' in output
     assert 'train_dataloader.batch_size=8 or less' in output
+
+
+@pytest.mark.parametrize('epochs', [0, -1])
+def test_a_run_of_no_epoch_is_refused(project, epochs):
+    output = train(project, '--cfg-options', f'train_cfg.max_epochs={epochs}', fails=True)
+    assert f'train_cfg.max_epochs is {epochs}: nothing would be trained' in output

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm_cli import add_cfg_options, add_trust
+from qbheat_mm_cli import add_cfg_options, add_trust, config_file
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a detection config')
+    parser.add_argument('config', type=config_file, help='a detection config')
     parser.add_argument('checkpoint', help="the detector's weights")
     add_trust(parser)
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the images')

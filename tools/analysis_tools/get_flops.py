@@ -19,13 +19,13 @@ from collections.abc import Callable
 from functools import partial
 from math import prod
 
-from qbheat_mm_cli import add_cfg_options
+from qbheat_mm_cli import add_cfg_options, config_file
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a config of mmpretrain or mmdet')
+    parser.add_argument('config', type=config_file, help='a config of mmpretrain or mmdet')
     parser.add_argument('--shape', type=int, nargs='+', default=[224], help='height and width, or one side of both')
     parser.add_argument('--time', type=int, metavar='RUNS', help='time the model and its backbone this many times')
     add_cfg_options(parser)

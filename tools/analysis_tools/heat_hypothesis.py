@@ -23,13 +23,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from qbheat_mm_cli import add_trust
+from qbheat_mm_cli import add_trust, config_file
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a config whose model.backbone builds a backbone of mmpretrain')
+    parser.add_argument(
+        'config', type=config_file, help='a config whose model.backbone builds a backbone of mmpretrain'
+    )
     parser.add_argument('checkpoint', help='its weights: a whole model, or a backbone alone')
     add_trust(parser)
     parser.add_argument('--data', help="folder of images, any tree; else the data_root of the config's training set")

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qbheat_mm_cli import add_cfg_options, add_trust
+from qbheat_mm_cli import add_cfg_options, add_trust, config_file
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a config of a probe')
+    parser.add_argument('config', type=config_file, help='a config of a probe')
     parser.add_argument('checkpoint', help='weights with a backbone, or "random"')
     add_trust(parser)
     parser.add_argument('--k', type=int, nargs='+', default=[20, 200], help='numbers of neighbors (%(default)s)')

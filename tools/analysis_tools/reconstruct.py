@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qbheat_mm_cli import add_trust
+from qbheat_mm_cli import add_trust, config_file
 
 PLACEMENTS = ('top_left', 'top_right', 'bottom_left', 'bottom_right', 'corner', 'center', 'random')  # of QuarterMask
 
@@ -16,7 +16,7 @@ PLACEMENTS = ('top_left', 'top_right', 'bottom_left', 'bottom_right', 'corner', 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config')
+    parser.add_argument('config', type=config_file)
     parser.add_argument('checkpoint')
     parser.add_argument('images', nargs='+', help='image files, or one folder')
     add_trust(parser)

@@ -33,7 +33,8 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from qbheat_mm.checkpoint import atomic_dir, refuse_existing
-from qbheat_mm.datasets.image_folder import find_classes
+from qbheat_mm.checkpoint.atomic import shorten_name
+from qbheat_mm.datasets.image_folder import find_classes, warn_of_splits
 from qbheat_mm.datasets.transforms import decode_image
 from qbheat_mm.files import read_file
 from qbheat_mm.text import join_names, printable
@@ -69,6 +70,7 @@ def read_splits(source: Path, val_every: int) -> dict[str, Tree]:
             if surplus:
                 raise LayoutError(f'{split}/ has classes that {other}/ lacks: {join_names(sorted(surplus))}.')
         return dict(train=train, val=val)
+    warn_of_splits(source)
     classes = read_classes(source)
     check_counts(source, classes, 2, 'one for training and one for validation')
     return dict(
@@ -115,7 +117,8 @@ def convert(source: Path, out: Path, size: int | None = None, val_every: int = 5
             for name, images in classes.items():
                 (partial / split / name).mkdir(parents=True)
                 for i, path in enumerate(images):  # the number keeps equal names from different folders apart
-                    _write(path, partial / split / name / f'{i:06d}_{path.name}', size)
+                    file_name = f'{i:06d}_{shorten_name(path.stem, 7 + len(path.suffix))}{path.suffix}'
+                    _write(path, partial / split / name / file_name, size)
     return {split: sum(map(len, classes.values())) for split, classes in splits.items()}
 
 

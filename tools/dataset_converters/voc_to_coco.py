@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,14 +28,47 @@ if __name__ == '__main__':
     parse_args()  # before the imports below, which take seconds
 
 from qbheat_mm.checkpoint import refuse_existing
-from qbheat_mm.datasets.coco import AnnotationError, CocoWriter, index_images, parse_classes, read_size, read_text
-from qbheat_mm.files import list_files, read_file
+from qbheat_mm.datasets.coco import (
+    UTF16,
+    AnnotationError,
+    CocoWriter,
+    index_images,
+    parse_classes,
+    read_size,
+    read_text,
+)
+from qbheat_mm.files import describe_content, list_files, read_file
 
 Object = tuple[str, tuple[float, float, float, float], bool]  # name, corners as in the file, difficult
 
 
+def read_xml(path: Path) -> str | bytes:
+    """The text of an xml file in the encoding that it states, of which expat knows few; UTF-16 it reads itself.
+
+    Raises:
+        AnnotationError: If the encoding is unknown or wrong.
+    """
+    content = read_file(path)
+    if content.startswith(UTF16):
+        return content
+    stated = re.match(rb'(?:\xef\xbb\xbf)?<\?xml[^>]*encoding=["\']([\w.:-]+)', content)
+    encoding = stated[1].decode() if stated else 'utf-8'
+    if encoding.lower() in ('utf-8', 'utf-16'):  # .NET states utf-16 in what it writes as UTF-8
+        encoding = 'utf-8-sig'
+    try:
+        return content.decode(encoding)
+    except LookupError as error:
+        raise AnnotationError(f'{path}:1: states the unknown encoding "{encoding}"; save it as UTF-8') from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f'{path}: not in {encoding} ({error}); save it as UTF-8, or state its encoding in the first line: '
+            '<?xml version="1.0" encoding="gbk"?>'
+        ) from error
+
+
 def parse_xml(path: Path) -> ElementTree.Element:
     """Parse xml; the attribute ``line`` of each element holds its line number."""
+    text = read_xml(path)
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, attributes: dict) -> None:
@@ -44,9 +78,9 @@ def parse_xml(path: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(read_file(path), True)
+        parser.Parse(text, True)
     except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
+        reason = describe_content(read_file(path)) or expat.ErrorString(error.code)
         raise AnnotationError(f'{path}:{error.lineno}: not well-formed xml ({reason})') from error
     return builder.close()
 
@@ -82,6 +116,8 @@ def read_objects(path: Path, size: tuple[int, int]) -> list[Object]:
         AnnotationError: With file and line, if a field is missing or malformed, or the size differs.
     """
     root = parse_xml(path)
+    if root.tag != 'annotation':
+        raise AnnotationError(f'{path}:{root.get("line")}: its root is <{root.tag}>; VOC has <annotation>')
     stated = root.find('size')
     if stated is not None:
         named = tuple(int(number(path, stated, tag)) for tag in ('width', 'height'))

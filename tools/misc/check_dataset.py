@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from qbheat_mm_cli import add_cfg_options
 
@@ -17,7 +18,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--sample', type=int, default=200, help='number of images of each dataset to decode')
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.target.endswith('.json') and not args.images:
+    if not args.target.endswith('.json'):
+        if not Path(args.target).is_file():
+            parser.error(f'there is no config file "{args.target}"')
+    elif not args.images:
         parser.error('annotations need --images, the folder of their images')
     return args
 

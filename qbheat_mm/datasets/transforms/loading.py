@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
+from typing import BinaryIO
 
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...arguments import check_arguments
-from ...files import read_file
+from ...files import describe_content, read_file
 from ...text import printable
 
-ORIENTATION = 0x0112  # the EXIF tag; values from 5 swap width and height
+ORIENTATION = 0x0112  # the EXIF tag; values from 5 to 8 swap width and height
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
 
 
@@ -24,7 +25,24 @@ def is_transposed(image: Image.Image) -> bool:
 
     Pillow does so itself when it opens a TIFF.
     """
-    return image.format != 'TIFF' and image.getexif().get(ORIENTATION, 1) >= 5
+    return image.format != 'TIFF' and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image as Pillow does.
+
+    Raises:
+        ValueError: If it is none, with what it looks like, or is EPS, for which Pillow would run Ghostscript: a program
+            in a file that a stranger made.
+    """
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise ValueError(describe_content(file.read(512)) or 'it is no image of a known format') from None
+    if image.format == 'EPS':
+        raise ValueError('it is a program in PostScript (EPS), which is not run; export it as PNG')
+    return image
 
 
 def decode_image(content: bytes) -> np.ndarray:
@@ -41,10 +59,10 @@ def decode_image(content: bytes) -> np.ndarray:
         (H, W, 3), uint8, BGR.
 
     Raises:
-        ValueError: If the values have no known range.
+        ValueError: If the values have no known range; see also :func:`open_image`.
         Exception: Of many types, if the file is malformed.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         if image.mode.startswith(('I', 'F')):
             return np.repeat(_upper_bits(image)[..., None], 3, axis=2)
     return mmcv.imfrombytes(content, backend='pillow')
@@ -71,6 +89,11 @@ def read_content(path: str, backend_args: dict | None = None) -> bytes:
     if backend_args is None and '://' not in str(path):
         return read_file(path)
     return fileio.get(path, backend_args=backend_args)
+
+
+def unreadable(path: str, error: Exception) -> ValueError:
+    """The error for an image that a decoder refuses."""
+    return ValueError(printable(f'The image "{path}" cannot be read: {error}'))
 
 
 def is_loaded(results: dict) -> bool:
@@ -114,7 +137,7 @@ class LoadImage(BaseTransform):
         except Exception as error:  # Pillow raises errors of many types for malformed files
             if self.ignore_empty:
                 return None
-            raise ValueError(printable(f'The image "{results["img_path"]}" cannot be read: {error}')) from error
+            raise unreadable(results['img_path'], error) from error
         return dict(results, img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
 
     def __repr__(self) -> str:

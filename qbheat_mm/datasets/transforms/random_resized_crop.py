@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from ...arguments import Size, check_arguments
-from .loading import decode_image, is_loaded, is_transposed, read_content
+from .loading import decode_image, is_loaded, is_transposed, open_image, read_content, unreadable
 
 Scale = Size | Annotated[Sequence[Size], Field(min_length=2, max_length=2)]
 
@@ -85,21 +85,25 @@ class LoadReducedRandomResizedCrop(TorchRandomResizedCrop):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict | None:
-        """Load ``results['img_path']``, crop and resize."""
+        """Load ``results['img_path']``, crop and resize.
+
+        Raises:
+            ValueError: With the file, if it is unreadable and ``ignore_empty`` is False.
+        """
         if is_loaded(results):
             return super().transform(results)
         try:
             content = read_content(results['img_path'], self.backend_args)
-            image = Image.open(BytesIO(content))
+            image = open_image(BytesIO(content))
             transposed = is_transposed(image)
             width, height = image.size[::-1] if transposed else image.size
             # The crop depends on the shape alone.
             box = self.rand_crop_params(np.broadcast_to(np.uint8(0), (height, width)))
             crop = self._decode(content, image, box, (height, width), transposed)
-        except Exception:
+        except Exception as error:  # Pillow raises errors of many types for malformed files
             if self.ignore_empty:
                 return None
-            raise
+            raise unreadable(results['img_path'], error) from error
         results['ori_shape'] = (height, width)
         return self._resize(results, crop)
 

@@ -7,7 +7,7 @@ import pytest
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from qbheat_mm.datasets.coco import read_size
+from qbheat_mm.datasets.coco import AnnotationError, read_size
 from qbheat_mm.datasets.transforms import decode_image
 
 
@@ -86,6 +86,82 @@ def test_the_size_is_that_of_the_loaded_image(tmp_path, kind, deep):
     path.write_bytes(encode(RAMP if deep else np.zeros((4, 16, 3), np.uint8), kind, exif=exif))
     assert decode_image(path.read_bytes()).shape == (16, 4, 3)
     assert read_size(path) == (4, 16)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('orientation', range(10))
+def test_all_readers_turn_an_image_alike(tmp_path, kind, orientation):
+    """Half turns and mirrored ones too; 0 and 9 mean nothing."""
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: pixels[::-1].swapaxes(0, 1),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: pixels[:, ::-1].swapaxes(0, 1),
+    }
+    expected = turned.get(orientation, pixels)[..., ::-1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / 'image'
+    path.write_bytes(encode(pixels, kind, exif=exif))
+    height, width = expected.shape[:2]
+    whole = dict(scale=(height, width), crop_ratio_range=(1, 1), aspect_ratio_range=(width / height,) * 2)
+    load, reduce = (
+        TRANSFORMS.build(each)(dict(img_path=str(path)))['img']
+        for each in (dict(type='LoadImage'), dict(type='LoadReducedRandomResizedCrop', **whole))
+    )
+    assert read_size(path) == (width, height)
+    for image in (decode_image(path.read_bytes()), load, reduce):
+        assert image.shape == expected.shape
+        assert np.abs(image.astype(int) - expected).mean() < 16  # of 255; of an image turned otherwise it is 80
+
+
+LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+EPS = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched) print\n%%EOF\n'
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (LFS, 'a pointer of git-LFS, not the file itself; run `git lfs pull`'),
+        (b'\n<!DOCTYPE html>\n<html><title>403</title>', 'an HTML page, perhaps the error of a server; download'),
+        (b'\xef\xbb\xbf<HTML>', 'an HTML page'),
+        (b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'a HEIC photo; convert it to JPEG'),
+        (b'\0\0\0\x18ftypmif1\0\0\0\0mif1heic', 'a HEIF photo; convert it to JPEG'),
+        (b'\0\0\0\x20ftypisom\0\0\2\0', 'a video or sound; extract its frames'),
+        (b'<?xml version="1.0"?><svg width="8"/>', r'a vector drawing \(SVG\); export it as PNG'),
+        (b'PK\x03\x04\x14', 'a zip archive; unpack it'),
+        (b'\xff\x0a\xfa\x1f', 'a JPEG XL image'),
+        (bytes(128) + b'DICM', 'a DICOM image'),
+        (b'', 'it is empty, or holds zeros alone'),
+        (bytes(4000), 'it is empty, or holds zeros alone'),
+        (b'noise', 'it is no image of a known format'),
+        (EPS, r'a program in PostScript \(EPS\), which is not run'),
+    ],
+)
+def test_a_file_that_is_no_image_is_told_for_what_it_looks_like(tmp_path, content, reason):
+    path = tmp_path / 'photo.jpg'
+    path.write_bytes(content)
+    for transform in (dict(type='LoadImage'), dict(type='LoadReducedRandomResizedCrop', scale=8)):
+        with pytest.raises(ValueError, match=rf'photo\.jpg" cannot be read: .*{reason}'):
+            TRANSFORMS.build(transform)(dict(img_path=str(path)))
+    with pytest.raises(AnnotationError, match=reason):
+        read_size(path)
+
+
+def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
+    """Ghostscript, which Pillow would call."""
+    called = tmp_path / 'called'
+    (tmp_path / 'gs').write_text(f'#!/bin/sh\ntouch {called}\n')
+    (tmp_path / 'gs').chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(ValueError, match='PostScript'):
+        decode_image(EPS)
+    assert not called.exists()
 
 
 def test_colors_are_bgr_and_the_image_is_rotated():

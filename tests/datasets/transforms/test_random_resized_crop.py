@@ -112,5 +112,5 @@ def test_an_unreadable_image_is_an_error_or_none(tmp_path):
     Image.fromarray(smooth(60, 80)).save(path)
     path.write_bytes(path.read_bytes()[:900])
     assert LoadReducedRandomResizedCrop(32, ignore_empty=True)(dict(img_path=str(path))) is None
-    with pytest.raises(OSError, match='truncated'):
+    with pytest.raises(ValueError, match=r'image\.jpg" cannot be read: image file is truncated'):
         LoadReducedRandomResizedCrop(32)(dict(img_path=str(path)))
