@@ -354,6 +354,24 @@ def deform_conv_backward_parameters(
     grad_weight.copy_(grads[1] * scale)
 
 
+def _first(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Offsets or masks (N, C, H, W) as the extension reads them for an output of another size.
+
+    It reads the first C * height * width numbers of each image, whatever H and W are. DyHead relies on this: it passes
+    the offsets of one level to the convolution of the next, which has a quarter of the positions.
+
+    Raises:
+        ValueError: If there are fewer positions than the output has; the extension reads beyond the end.
+    """
+    channels, (height, width) = values.shape[1], shape[-2:]
+    if values.shape[2] * values.shape[3] < height * width:
+        raise ValueError(
+            f'Offsets and masks of {values.shape[2]} x {values.shape[3]} positions do not suffice for an output of '
+            f'{height} x {width}; compute them at the size of the output.'
+        )
+    return values.flatten(1)[:, : channels * height * width].reshape(-1, channels, height, width)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -368,6 +386,7 @@ def modulated_deform_conv_forward(
     **options: int,
 ) -> None:
     """Deformable convolution, version 2, into ``output``; the buffers ``columns`` and ``ones`` are not used."""
+    offset, mask = (_first(each, output.shape) for each in (offset, mask))
     arguments = _deform_conv_arguments(input, weight, offset, mask, bias if with_bias else None, **options)
     output.copy_(torch.ops.torchvision.deform_conv2d(*arguments))
 
@@ -391,8 +410,12 @@ def modulated_deform_conv_backward(
     **options: int,
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`, each into its tensor."""
+    offset, mask = (_first(each, grad_output.shape) for each in (offset, mask))
     arguments = _deform_conv_arguments(input, weight, offset, mask, bias if with_bias else None, **options)
     grads = torch.ops.torchvision._deform_conv2d_backward(*_single(grad_output), *arguments)
     targets = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
     for target, grad in zip(targets[: 5 if with_bias else 4], grads, strict=False):
+        if target.shape != grad.shape:  # of offsets or masks that were not read
+            unread = target[0].numel() - grad[0].numel()
+            grad = F.pad(grad.flatten(1), (0, unread)).reshape(target.shape)
         target.copy_(grad)

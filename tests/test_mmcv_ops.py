@@ -99,3 +99,10 @@ def test_a_focal_loss_of_nothing_is_zero():
     loss = ops.sigmoid_focal_loss(logits, torch.zeros(0, dtype=torch.long), 2.0, 0.25, None, 'sum')
     loss.backward()
     assert loss.item() == 0
+
+
+@pytest.mark.skipif(compat.has_compiled_ops(), reason='mmcv reads beyond the end of the offsets')
+def test_offsets_for_fewer_positions_than_the_output_has_are_refused():
+    image, weight = draw(1, 1, 3, 6, 6), draw(2, 4, 3, 3, 3)
+    with pytest.raises(ValueError, match='Offsets and masks of 3 x 3 positions do not suffice for an output of 6 x 6'):
+        ops.modulated_deform_conv2d(image, draw(3, 1, 18, 3, 3), draw(4, 1, 9, 3, 3), weight, None, 1, 1)

@@ -1,4 +1,4 @@
-"""mmpretrain's own inferencers with the configs of this project."""
+"""mmpretrain's and mmdet's own inferencers with the configs of this project."""
 
 import mmcv
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.models import ROOT, write_images
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain import FeatureExtractor, ImageClassificationInferencer, ImageRetrievalInferencer
 from mmpretrain.registry import MODELS
 
@@ -49,3 +50,40 @@ def test_an_image_is_retrieved_by_itself(probe, tmp_path):
     infer = ImageRetrievalInferencer(probe, prototype=paths, pretrained=False, device='cpu')
     for i, path in enumerate(paths):
         assert infer(path, topk=1)[0][0]['sample_idx'] == i
+
+
+# Both give boxes with random weights: no threshold on the score, or one below its first value.
+DETECTORS = [
+    'rtmdet-tiny_mobile-former-285m-frozen_8xb32-300e_coco',
+    pytest.param('detr_mobile-former-285m-frozen_8xb2-150e_coco', marks=pytest.mark.slow),  # images of 800 px
+]
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_mmdets_inferencer_and_functions_give_the_same_boxes(name, tmp_path, monkeypatch):
+    apis = pytest.importorskip('mmdet.apis')
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))  # inference needs no data set
+    config, weights = str(ROOT / 'configs' / 'detection' / f'{name}.py'), str(tmp_path / 'detector.pth')
+    model = Config.fromfile(config).model
+    model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.save(dict(state_dict=MODELS.build(model).state_dict()), weights)
+    paths = [str(path) for path in write_images(tmp_path / 'images', 2, size=160, suffix='.png')]
+
+    inferencer = apis.DetInferencer(config, weights, device='cpu', show_progress=False)
+    from_paths = inferencer(paths, return_datasamples=True, out_dir=str(tmp_path / 'out'))['predictions']
+    from_arrays = inferencer([mmcv.imread(path) for path in paths], return_datasamples=True)['predictions']
+    detector = apis.init_detector(config, weights, device='cpu')
+    for one, two, three in zip(from_paths, from_arrays, apis.inference_detector(detector, paths), strict=True):
+        boxes = one.pred_instances.bboxes
+        assert len(boxes) > 50
+        for other in (two, three):
+            assert torch.equal(other.pred_instances.bboxes, boxes)
+            assert torch.equal(other.pred_instances.labels, one.pred_instances.labels)
+        assert boxes.min() >= 0
+        assert boxes.max() <= 160
+    assert sorted(path.name for path in (tmp_path / 'out' / 'vis').iterdir()) == sorted(
+        path.rsplit('/', 1)[-1] for path in paths
+    )
+    assert detector.dataset_meta['classes'][0] == 'person'

@@ -130,6 +130,15 @@ def _convolution_cases() -> dict[str, Callable[[], list[Tensor]]]:
         cases[f'modulated_deform_conv2d {sizes} without bias'] = lambda s=sizes, i=(image, offset, mask, weight): (
             with_gradients(lambda *x: ops.modulated_deform_conv2d(*x, None, *s), *i)
         )
+    for positions in ((10, 8), (9, 7)):
+        together = draw(16, 2, 27, *positions, low=-3, high=3)  # one convolution computes both, as in DyHead
+
+        def of_a_finer_map(x: Tensor, weight: Tensor, together: Tensor) -> Tensor:
+            return ops.modulated_deform_conv2d(x, together[:, :18], together[:, 18:].sigmoid(), weight, None, 1, 1)
+
+        cases[f'modulated_deform_conv2d of offsets at {positions}'] = lambda t=together: with_gradients(
+            of_a_finer_map, image, draw(12, 6, 4, 3, 3), t
+        )
     return cases
 
 

@@ -1,8 +1,11 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.coco import coco_content
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
@@ -12,6 +15,9 @@ from pycocotools.cocoeval import COCOeval
 import qbheat_mm.evaluation  # noqa: F401
 
 mmdet_structures = pytest.importorskip('mmdet.structures')
+from mmdet.datasets import CocoDataset  # noqa: E402
+
+MIM = Path(mmdet_structures.__file__).parents[1] / '.mim'
 
 FIGURES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l']
 
@@ -92,6 +98,36 @@ def test_equals_pycocotools(coco, tmp_path, boxes_per_image):
         alone = direct(ann_file, exported, [category['id']])[0]
         assert figures[f'coco/{category["name"]}_precision'] == pytest.approx(alone, abs=1e-14)
     assert len({figures[f'coco/{name}_precision'] for name in ('cat', 'dog', 'bird')}) == 3
+
+
+@pytest.mark.slow
+def test_predictions_of_a_stock_resnet_50_equal_pycocotools(tmp_path):
+    """Random weights; the truth is a part of what the detector predicts, shaken."""
+    apis, generator = pytest.importorskip('mmdet.apis'), np.random.default_rng(0)
+    cfg = Config.fromfile(f'{MIM}/configs/retinanet/retinanet_r50_fpn_1x_coco.py')
+    cfg.model.test_cfg.score_thr = 0
+    cfg.test_dataloader.dataset.pipeline[1].scale = (256, 256)
+    torch.manual_seed(0)
+    samples = apis.inference_detector(
+        apis.init_detector(cfg, device='cpu'), list(generator.integers(0, 256, (4, 256, 256, 3), dtype=np.uint8))
+    )
+    boxes = {}
+    for number, one in enumerate(samples, start=1):
+        one.set_metainfo(dict(img_id=number))
+        found = one.pred_instances[::3]
+        corners = found.bboxes.numpy() + generator.normal(0, 4, (len(found), 4))
+        sizes = np.maximum(corners[:, 2:] - corners[:, :2], 1)
+        boxes[f'{number}.jpg'] = [
+            (label + 1, box, 0)
+            for label, box in zip(found.labels.tolist(), np.hstack([corners[:, :2], sizes]).tolist())
+        ]
+    classes = dict(enumerate(CocoDataset.METAINFO['classes'], start=1))
+    ann_file = tmp_path / 'truth.json'
+    ann_file.write_text(json.dumps(coco_content(boxes, (256, 256), classes)))
+    figures = evaluate(ann_file, None, samples, classes=tuple(classes.values()), outfile_prefix=str(tmp_path / 'run'))
+    expected = direct(ann_file, tmp_path / 'run.bbox.json')
+    assert [figures[f'coco/bbox_{name}'] for name in FIGURES] == pytest.approx(expected, abs=1e-14)
+    assert 0.05 < expected[0] < 0.95
 
 
 def test_a_choice_of_classes(coco, tmp_path):
