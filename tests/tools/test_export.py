@@ -1,9 +1,8 @@
 """Exported files compute what PyTorch computes."""
 
-import json
-
 import pytest
 import torch
+from helpers.deployment import FORMATS, reload, run_tool
 from helpers.models import ROOT, TINY_ARCH, frozen_classifier_config, qbheat_config, write_images
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
@@ -12,7 +11,6 @@ from torch import nn
 from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 
-FORMATS = ('onnx', 'torchscript', 'exported')
 CLASSES = ('cat', 'dog')
 
 
@@ -43,26 +41,6 @@ def classifier(tmp_path):
     model['backbone'] = dict(type='MobileFormer', arch=dict(TINY_ARCH, blocks=TINY_ARCH['blocks'][:3]))
     model['head']['in_channels'] = 12
     return write(tmp_path / 'classifier', model)
-
-
-def reload(path, format):
-    """What a user has who has the file alone: a function of images, and the metadata."""
-    if format == 'onnx':
-        onnxruntime = pytest.importorskip('onnxruntime')
-        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-        metadata = json.loads(session.get_modelmeta().custom_metadata_map['qbheat_mm'])
-        assert [out.name for out in session.get_outputs()] == metadata['outputs']
-        return lambda images: [torch.from_numpy(out) for out in session.run(None, {'images': images.numpy()})], metadata
-    extra = {'qbheat_mm.json': ''}
-    if format == 'torchscript':
-        run = torch.jit.load(path, _extra_files=extra)
-    else:
-        run = torch.export.load(path, extra_files=extra).module()
-    return run, json.loads(extra['qbheat_mm.json'])
-
-
-def run_tool(tool, *arguments) -> float:
-    return tool.convert(tool.parse_args([str(each) for each in arguments]))[1]
 
 
 @pytest.mark.parametrize('format', FORMATS)
