@@ -90,6 +90,23 @@ def test_normalization_outside_is_that_of_the_metadata(tool, classifier, tmp_pat
     torch.testing.assert_close(outside((images - mean) / std)[0], inside(images)[0])
 
 
+@pytest.mark.parametrize('format', FORMATS)
+def test_images_of_any_size_are_resized_inside(tool, classifier, tmp_path, format):
+    options = ['--to', format, '--size', 64, 32, '--normalize']
+    write_images(tmp_path / 'images', 2, size=90)
+    resized = ['--resize', '--images', tmp_path / 'images']
+    assert run_tool(tool, *classifier, *options, '--out', tmp_path / 'resizing', *resized) <= 1e-4
+    run_tool(tool, *classifier, '--to', 'torchscript', *options[2:], '--out', tmp_path / 'fixed')
+    resizing, metadata = reload(tmp_path / 'resizing', format)
+    fixed, other = reload(tmp_path / 'fixed', 'torchscript')
+    assert (metadata['resized_inside'], other['resized_inside']) == (True, False)
+    assert metadata['size'] == [64, 32]
+    for size in ((64, 32), (200, 130), (40, 300)):
+        images = torch.rand(3, 3, *size)
+        small = nn.functional.interpolate(images, (64, 32), mode='bilinear', antialias=True)
+        torch.testing.assert_close(resizing(images)[0], fixed(small)[0], atol=1e-4, rtol=1e-3)
+
+
 def test_a_file_that_computes_something_else_is_not_written(tool, classifier, tmp_path, monkeypatch):
     exact = tool.to_exported
 
@@ -172,6 +189,7 @@ def test_broken_input_is_named_and_leaves_nothing(tool, classifier, tmp_path, ch
         (['--size', '1', '2', '3'], '--size takes'),
         (['--size', '0'], '--size takes'),
         (['--tokens'], 'need --backbone'),
+        (['--resize', '--dynamic-size'], 'choose one'),
     ],
 )
 def test_arguments_are_checked(tool, capsys, options, message):

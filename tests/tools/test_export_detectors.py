@@ -140,6 +140,18 @@ def test_an_image_may_have_no_box(tool, tmp_path, format):
     assert [len(run(image)[0]) for image in images] == counts
 
 
+def test_boxes_are_in_pixels_of_the_image_before_resizing(tool, tmp_path):
+    files = write(tmp_path / 'detector', small(DENSE))
+    for name, options in dict(fixed=[], resizing=['--resize']).items():
+        run_tool(tool, *files, '--to', 'torchscript', '--out', tmp_path / name, '--size', SIZE, *options)
+    (fixed, _), (resizing, _) = (reload(tmp_path / name, 'torchscript') for name in ('fixed', 'resizing'))
+    images = torch.randn(1, 3, 2 * SIZE, 3 * SIZE)
+    expected, *rest = fixed(nn.functional.interpolate(images, (SIZE, SIZE), mode='bilinear', antialias=True))
+    boxes, *others = resizing(images)
+    torch.testing.assert_close(boxes, expected * torch.tensor([3.0, 2.0, 3.0, 2.0]))
+    torch.testing.assert_close(others, rest)
+
+
 def test_sets_of_boxes_are_compared(detectors):
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 20], [30, 30, 40, 40]])
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0])
