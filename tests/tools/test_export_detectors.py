@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from qbheat_mm.models.necks.whitening import WhiteningLayer
+
 mmdet = pytest.importorskip('mmdet')
 from mmdet.registry import MODELS  # noqa: E402
 
@@ -65,6 +67,8 @@ def write(folder, cfg: Config) -> list[str]:
         if isinstance(module, nn.BatchNorm2d):  # which else does nothing
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
+        if isinstance(module, WhiteningLayer):
+            module.set_identity()
     for name, parameter in model.named_parameters():
         if name.startswith('backbone.'):
             continue
