@@ -1,9 +1,8 @@
 """Exported files compute what PyTorch computes."""
 
-import json
-
 import pytest
 import torch
+from helpers.deployment import FORMATS, reload, run_tool
 from helpers.models import ROOT, TINY_ARCH, frozen_classifier_config, qbheat_config, write_images
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
@@ -12,7 +11,6 @@ from torch import nn
 from qbheat_mm.checkpoint import CheckpointError
 from qbheat_mm.models.backbones.mobile_former import ARCH_SETTINGS
 
-FORMATS = ('onnx', 'torchscript', 'exported')
 CLASSES = ('cat', 'dog')
 
 
@@ -43,26 +41,6 @@ def classifier(tmp_path):
     model['backbone'] = dict(type='MobileFormer', arch=dict(TINY_ARCH, blocks=TINY_ARCH['blocks'][:3]))
     model['head']['in_channels'] = 12
     return write(tmp_path / 'classifier', model)
-
-
-def reload(path, format):
-    """What a user has who has the file alone: a function of images, and the metadata."""
-    if format == 'onnx':
-        onnxruntime = pytest.importorskip('onnxruntime')
-        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-        metadata = json.loads(session.get_modelmeta().custom_metadata_map['qbheat_mm'])
-        assert [out.name for out in session.get_outputs()] == metadata['outputs']
-        return lambda images: [torch.from_numpy(out) for out in session.run(None, {'images': images.numpy()})], metadata
-    extra = {'qbheat_mm.json': ''}
-    if format == 'torchscript':
-        run = torch.jit.load(path, _extra_files=extra)
-    else:
-        run = torch.export.load(path, extra_files=extra).module()
-    return run, json.loads(extra['qbheat_mm.json'])
-
-
-def run_tool(tool, *arguments) -> float:
-    return tool.convert(tool.parse_args([str(each) for each in arguments]))[1]
 
 
 @pytest.mark.parametrize('format', FORMATS)
@@ -110,6 +88,23 @@ def test_normalization_outside_is_that_of_the_metadata(tool, classifier, tmp_pat
     images = torch.rand(2, 3, 64, 64)
     assert not metadata['normalized_inside']
     torch.testing.assert_close(outside((images - mean) / std)[0], inside(images)[0])
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_images_of_any_size_are_resized_inside(tool, classifier, tmp_path, format):
+    options = ['--to', format, '--size', 64, 32, '--normalize']
+    write_images(tmp_path / 'images', 2, size=90)
+    resized = ['--resize', '--images', tmp_path / 'images']
+    assert run_tool(tool, *classifier, *options, '--out', tmp_path / 'resizing', *resized) <= 1e-4
+    run_tool(tool, *classifier, '--to', 'torchscript', *options[2:], '--out', tmp_path / 'fixed')
+    resizing, metadata = reload(tmp_path / 'resizing', format)
+    fixed, other = reload(tmp_path / 'fixed', 'torchscript')
+    assert (metadata['resized_inside'], other['resized_inside']) == (True, False)
+    assert metadata['size'] == [64, 32]
+    for size in ((64, 32), (200, 130), (40, 300)):
+        images = torch.rand(3, 3, *size)
+        small = nn.functional.interpolate(images, (64, 32), mode='bilinear', antialias=True)
+        torch.testing.assert_close(resizing(images)[0], fixed(small)[0], atol=1e-4, rtol=1e-3)
 
 
 def test_a_file_that_computes_something_else_is_not_written(tool, classifier, tmp_path, monkeypatch):
@@ -194,6 +189,7 @@ def test_broken_input_is_named_and_leaves_nothing(tool, classifier, tmp_path, ch
         (['--size', '1', '2', '3'], '--size takes'),
         (['--size', '0'], '--size takes'),
         (['--tokens'], 'need --backbone'),
+        (['--resize', '--dynamic-size'], 'choose one'),
     ],
 )
 def test_arguments_are_checked(tool, capsys, options, message):
