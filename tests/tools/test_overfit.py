@@ -55,6 +55,8 @@ def small_transformer(model: Config, classes: int) -> dict:
 def own_size(model: Config, classes: int) -> dict:
     """A detector with a feature pyramid as it is, without changes of the images' size."""
     head = dict(bbox_head=dict(num_classes=classes))
+    if model.type == 'RTMDet':  # boxes of a stride's size from the first step on; without it they start without area
+        head['bbox_head']['exp_on_reg'] = True
     return dict(
         data_preprocessor=dict(batch_augments=None), **(dict(roi_head=head) if model.type == 'FasterRCNN' else head)
     )
@@ -76,7 +78,9 @@ def small(cfg: Config, data: Path, classes: tuple[str, ...], backbone: Path) -> 
             val_evaluator=dict(ann_file=str(data / ANN_FILE)),
             **dict.fromkeys(('test_dataloader', 'test_evaluator', 'test_cfg')),
             optim_wrapper=dict(
-                optimizer=dict(lr=4e-4) if transformer else dict(_delete_=True, type='AdamW', lr=1e-3),
+                optimizer=dict(lr=4e-4)
+                if transformer
+                else dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.0),
             ),
             auto_scale_lr=dict(enable=False),
             train_cfg=dict(
