@@ -58,7 +58,7 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
         try:
             session = onnxruntime.InferenceSession(args.file, options, providers=['CPUExecutionProvider'])
         except Exception as error:  # of ONNX Runtime
-            raise ValueError(f'"{args.file}" cannot be loaded ({error}).') from error
+            raise ValueError(f'"{args.file}" cannot be loaded ({_first_line(error)}).') from error
         metadata = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, '{}'))
         size = [args.size] * 2 if args.size else metadata.get('size')
         if not size:
@@ -68,7 +68,8 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
             for _ in range(args.rounds):
                 session.run(None, images)
         except Exception as error:  # of ONNX Runtime
-            raise ValueError(f'"{args.file}" does not run on images of {size[0]} x {size[1]} ({error}).') from error
+            reason = f'images of {size[0]} x {size[1]} ({_first_line(error)})'
+            raise ValueError(f'"{args.file}" does not run on {reason}.') from error
         events = json.loads(Path(session.end_profiling()).read_text())
     durations = defaultdict(list)
     for event in events:
@@ -79,6 +80,10 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
         count, total = ops[op]
         ops[op] = count + 1, total + median(times)
     return dict(sorted(ops.items(), key=lambda item: -item[1][1]))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
