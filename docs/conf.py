@@ -43,7 +43,7 @@ html_show_copyright = html_show_sourcelink = False
 
 NAVIGATION = {
     'Guide': ('docs/start', 'docs/method', 'docs/configs', 'docs/own_data', 'docs/transfer')
-    + ('docs/choosing', 'docs/outside_openmmlab', 'docs/reproduce', 'docs/troubleshooting'),
+    + ('docs/choosing', 'docs/outside_openmmlab', 'docs/latency', 'docs/reproduce', 'docs/troubleshooting'),
     'Configs': ('docs/generated/models', 'configs/qbheat/README', 'configs/mocov2/README')
     + ('configs/mobile_former/README', 'configs/benchmarks/README', 'configs/detection/README', 'weights/README'),
     'Results': ('docs/generated/results', 'studies/README', 'tools/benchmarks/README'),

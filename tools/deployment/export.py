@@ -67,14 +67,7 @@ if __name__ == '__main__':
 
 import qbheat_mm  # before mmpretrain, which may need its patches
 from qbheat_mm.apis.backbone import find_config, load_backbone, normalization
-from qbheat_mm.checkpoint import (
-    CheckpointError,
-    atomic_write,
-    guard,
-    load_pretrained,
-    read_checkpoint,
-    refuse_existing,
-)
+from qbheat_mm.checkpoint import CheckpointError, atomic_write, guard, load_pretrained, read_checkpoint
 from qbheat_mm.datasets.image_folder import list_images
 from qbheat_mm.engine.launch import merge_options
 
@@ -84,13 +77,11 @@ import importlib.util
 import io
 import json
 import logging
-import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
-from _runtime import METADATA, load
+from _runtime import METADATA, check_writable, first_line, load, read_image
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
@@ -304,9 +295,8 @@ def export(model: Exported, metadata: dict, format: str) -> bytes:
     except ImportError as error:
         raise ExportError(f'{error}: pip install onnx onnxruntime onnxscript') from error
     except Exception as error:  # exporters fail in as many ways as models are written
-        reason = next(iter(str(error).strip().splitlines()), '')
         raise ExportError(
-            f'PyTorch cannot export this model to {format} ({type(error).__name__}: {reason}).'
+            f'PyTorch cannot export this model to {format} ({type(error).__name__}: {first_line(error)}).'
         ) from error
 
 
@@ -314,22 +304,16 @@ def comparison_batches(images: str | None, metadata: dict) -> list[Tensor]:
     """Images in [0, 1], in batches of other sizes than the export saw."""
     height, width = metadata['size']
     if images:
-        from mmcv import imread, imresize
-
-        arrays = [imread(str(path), channel_order='rgb') for path in list_images(images)[:MAX_IMAGES]]
+        read = [read_image(path, metadata) for path in list_images(images)[:MAX_IMAGES]]
         if metadata['resized_inside']:
-            return [_to_tensor(array)[None] for array in arrays]
-        stack = torch.stack([_to_tensor(imresize(array, (width, height))) for array in arrays])
+            return [image[None] for image in read]
+        stack = torch.stack(read)
     else:
         stack = torch.rand(4, 3, height, width, generator=torch.Generator().manual_seed(0))
     batches = list(stack.split(1)) if metadata['batch_size'] else [stack[:1], stack]
     if metadata['dynamic_size'] or metadata['resized_inside']:
         batches.append(nn.functional.interpolate(batches[-1], (height + 32, 2 * width)))
     return batches
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1) / 255
 
 
 def largest_difference(model: Exported, run: Callable[[Tensor], Sequence[Tensor]], batches: list[Tensor]) -> float:
@@ -346,8 +330,9 @@ def largest_difference(model: Exported, run: Callable[[Tensor], Sequence[Tensor]
             try:
                 outs = run(batch)
             except Exception as error:  # of three runtimes
-                reason = next(iter(str(error).strip().splitlines()), '')
-                raise ExportError(f'The file does not run on images of {tuple(batch.shape)}: {reason}') from error
+                raise ExportError(
+                    f'The file does not run on images of {tuple(batch.shape)}: {first_line(error)}'
+                ) from error
         pairs.append((outs, model.reference(batch)))
     if is_detector(model.model):
         if not any(len(boxes) for _, (boxes, *_) in pairs):
@@ -362,20 +347,6 @@ def _relative(out: Tensor, expected: Tensor) -> float:
     if out.shape != expected.shape:
         raise ExportError(f'An output has the shape {tuple(out.shape)}, in PyTorch {tuple(expected.shape)}.')
     return ((out - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
-
-
-def check_writable(out: Path) -> None:
-    """Refuse early what would fail after minutes.
-
-    Raises:
-        OSError: If the file exists, or its folder cannot be written to.
-    """
-    refuse_existing(out)
-    folder = next(each for each in out.absolute().parents if each.exists())
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(error.errno, f'"{folder}" cannot be written to ({error.strerror}).') from error
 
 
 def convert(args: argparse.Namespace) -> tuple[str, float]:
