@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from helpers.coco import detection_pipeline, write_coco
-from helpers.models import ROOT, TINY_ARCH, write_images
+from helpers.models import ROOT, TINY_ARCH, load_script, write_images
 from helpers.runs import run, write_config
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -23,6 +24,14 @@ CLASSIFICATION = {
     'misc/print_config.py': 'config.py',
     'visualization/browse_dataset.py': 'config.py --output-dir out -n 2',
     'visualization/vis_scheduler.py': 'config.py --not-show --save-path curve.png',
+    'visualization/vis_tsne.py': 'config.py --checkpoint probe.pth --work-dir run --max-num-class 2 --perplexity 2',
+    'model_converters/publish_model.py': 'probe.pth published.pth',
+}
+# Tools for what mmpretrain's `train.py` and `test.py` write: arguments, and a file that must be there afterwards.
+CLASSIFICATION_RESULTS = {
+    'analyze_results.py': ('config.py results.pkl --out-dir analyzed --topk 1', 'analyzed/fail'),
+    'eval_metric.py': ('results.pkl --metric type=Accuracy topk=1', 'results.pkl'),
+    'analyze_logs.py': ('plot_curve log.json --keys loss --out curve.png', 'curve.png'),
 }
 DETECTION = {
     'test.py': 'config.py detr.pth --work-dir run',
@@ -102,6 +111,41 @@ def detector(tmp_path, monkeypatch):
 @pytest.mark.parametrize('tool', CLASSIFICATION)
 def test_a_tool_of_mmpretrain(tool, probe):
     run_tool(f'mmpretrain/{tool}', CLASSIFICATION[tool], probe)
+
+
+@pytest.mark.slow
+def test_tools_of_mmpretrain_for_results(probe):
+    run_tool('mmpretrain/test.py', 'config.py probe.pth --work-dir run --out results.pkl --out-item pred', probe)
+    run_tool('mmpretrain/train.py', 'config.py --work-dir trained', probe)
+    (log,) = probe.glob('trained/*/vis_data/scalars.json')
+    log.rename(probe / 'log.json')
+    for tool, (arguments, written) in CLASSIFICATION_RESULTS.items():
+        run_tool(f'mmpretrain/analysis_tools/{tool}', arguments, probe)
+        assert (probe / written).exists()
+
+
+@pytest.mark.slow
+def test_mmpretrains_class_activation_maps(probe):
+    pytest.importorskip('pytorch_grad_cam')
+    options = '--target-layers backbone.stages.3.0.mobile.project2.1 --cfg-options model.backbone.frozen_stages=-1'
+    arguments = f'val/cat/000.jpg config.py probe.pth --method gradcam --save-path cam.png --device cpu {options}'
+    run_tool('mmpretrain/visualization/vis_cam.py', arguments, probe)
+    assert (probe / 'cam.png').is_file()
+
+
+def test_mmpretrains_handler_for_torchserve(probe, monkeypatch):
+    """In the place of TorchServe, which needs Java: what it calls."""
+    names = ['ts', 'ts.torch_handler', 'ts.torch_handler.base_handler']
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[names[-1]].BaseHandler = object
+    handler = load_script(find_tool('mmpretrain/torchserve/mmpretrain_handler.py')).MMPreHandler()
+    manifest = dict(model=dict(serializedFile='probe.pth'))
+    handler.initialize(SimpleNamespace(system_properties=dict(model_dir=str(probe)), manifest=manifest))
+    request = dict(data=(probe / 'val' / 'cat' / '000.jpg').read_bytes())
+    (result,) = handler.postprocess(handler.inference(handler.preprocess([request])))
+    assert len(result['pred_scores']) == 2
+    assert result['pred_label'] in (0, 1)
 
 
 @pytest.mark.slow
