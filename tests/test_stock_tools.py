@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -34,11 +35,23 @@ CLASSIFICATION_RESULTS = {
     'analyze_logs.py': ('plot_curve log.json --keys loss --out curve.png', 'curve.png'),
 }
 DETECTION = {
-    'test.py': 'config.py detr.pth --work-dir run',
-    'train.py': 'config.py --work-dir run',
-    'analysis_tools/browse_dataset.py': 'config.py --not-show --output-dir out',
+    'analysis_tools/browse_dataset.py': 'config.py --not-show --output-dir browsed',
     'analysis_tools/get_flops.py': 'config.py --num-images 1',
     'misc/print_config.py': 'config.py',
+}
+# Tools for what `train.py` and `test.py` write: arguments, and a file that must be there afterwards.
+ANALYSIS = {
+    'analyze_logs.py': (
+        'plot_curve trained/log/vis_data/scalars.json --keys loss --style default --out curve.png',
+        'curve.png',
+    ),
+    'analyze_results.py': ('config.py results.pkl worst --topk 1', 'worst/good'),
+    'benchmark.py': ('config.py --max-iter 3 --num-warmup 1 --log-interval 1 --work-dir speed', 'speed/benchmark.log'),
+    'coco_error_analysis.py': (
+        'detections.bbox.json errors --ann annotations.json',
+        'errors/bbox/bbox-allclass-allarea.png',
+    ),
+    'confusion_matrix.py': ('config.py results.pkl matrix', 'matrix/confusion_matrix.png'),
 }
 
 
@@ -81,10 +94,11 @@ def probe(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def detector(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
     """A folder with a detector's config, weights and data."""
     pytest.importorskip('mmdet')
+    tmp_path = tmp_path_factory.mktemp('detector')
     write_coco(tmp_path / 'coco', size=96)
     loader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=detection_pipeline(96)))
     write_config(
@@ -103,8 +117,25 @@ def detector(tmp_path, monkeypatch):
         test_dataloader=loader,
         train_cfg=dict(max_epochs=1),
     )
-    write_random_weights(tmp_path, 'detr.pth', monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        write_random_weights(tmp_path, 'detr.pth', patch)
     return tmp_path
+
+
+@pytest.fixture(scope='module')
+def evaluated(detector):
+    """The same folder with the logs of a training and the results of a test."""
+    run_tool('mmdet/train.py', 'config.py --work-dir trained', detector)
+    (log,) = detector.glob('trained/*/vis_data')
+    log.parent.rename(detector / 'trained' / 'log')
+    options = '--out results.pkl --cfg-options test_evaluator.outfile_prefix=detections'
+    run_tool('mmdet/test.py', f'config.py detr.pth --work-dir tested {options}', detector)
+    # the error analysis wants supercategories, as COCO has them, and draws each class
+    content = json.loads((detector / 'coco' / 'annotations' / 'instances_val2017.json').read_text())
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    content['categories'] = [dict(each, supercategory='any') for each in content['categories'] if each['id'] in used]
+    (detector / 'annotations.json').write_text(json.dumps(content))
+    return detector
 
 
 @pytest.mark.slow
@@ -152,6 +183,29 @@ def test_mmpretrains_handler_for_torchserve(probe, monkeypatch):
 @pytest.mark.parametrize('tool', DETECTION)
 def test_a_tool_of_mmdet(tool, detector):
     run_tool(f'mmdet/{tool}', DETECTION[tool], detector)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', ANALYSIS)
+def test_a_tool_of_mmdet_for_results(tool, evaluated):
+    """mmdet's ``train.py`` and ``test.py`` wrote them."""
+    arguments, written = ANALYSIS[tool]
+    run_tool(f'mmdet/analysis_tools/{tool}', arguments, evaluated)
+    assert (evaluated / written).exists()
+
+
+@pytest.mark.slow
+def test_mmdet_evaluates_stored_results(evaluated):
+    assert "'coco/bbox_mAP': " in run_tool('mmdet/analysis_tools/eval_metric.py', 'config.py results.pkl', evaluated)
+
+
+def test_mmdets_other_analysis_tools_are_listed_with_the_reason():
+    pytest.importorskip('mmdet')
+    page = (ROOT / 'docs' / 'transfer.md').read_text()
+    tools = {path.name for path in find_tool('mmdet/analysis_tools/get_flops.py').parent.glob('*.py')}
+    tested = {*ANALYSIS, 'browse_dataset.py', 'eval_metric.py', 'get_flops.py'}
+    assert tested <= tools
+    assert all(f'`{tool}`' in page for tool in tools - tested), sorted(tools - tested)
 
 
 def test_a_tool_is_found_by_path_or_name(tmp_path):
