@@ -1,5 +1,6 @@
 """Exported detectors find the boxes that MMDetection finds."""
 
+import copy
 import json
 import math
 
@@ -61,7 +62,7 @@ def write(folder, cfg: Config) -> list[str]:
     torch.manual_seed(0)
     cfg.model.backbone.init_cfg = None
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # which writes into it
         model.init_weights()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # which else does nothing
