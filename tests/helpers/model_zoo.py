@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 import mmdet
 import torch
@@ -11,6 +12,7 @@ import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,13 +47,22 @@ class MobileFormerAsAnother(nn.Module):
         )
 
 
+def _path(config: str, metafile: str) -> str:
+    """A config's path in the package; some entries are quoted as in a URL, or relative to their metafile."""
+    path = unquote(config)
+    return path if (MIM / path).is_file() else str(Path(metafile).parent / path)
+
+
 def index() -> dict[str, list[str]]:
-    """Configs of detectors in the model zoo's index, by family; there is one metafile for each."""
+    """Configs of detectors in the model zoo's index, by family; there is one metafile for each.
+
+    Entries without a file in the package are left out.
+    """
     families = {}
     for file in yaml.safe_load((MIM / 'model-index.yml').read_text())['Import']:
         content = yaml.safe_load((MIM / file).read_text())
         configs = [
-            model['Config']
+            _path(model['Config'], file)
             for model in (content['Models'] if isinstance(content, dict) else content)
             if any(result['Task'] == 'Object Detection' for result in model.get('Results') or ())
         ]
@@ -62,6 +73,13 @@ def index() -> dict[str, list[str]]:
 
 def _adapt(cfg: ConfigDict | list) -> None:
     """No checkpoints, and BatchNorm in place of SyncBN, which needs GPUs."""
+    if isinstance(cfg, dict):
+        for key in ('pretrained', 'teacher_ckpt'):
+            cfg.pop(key, None)
+        if isinstance(cfg.get('teacher_config'), str):
+            cfg['teacher_config'] = str(MIM / cfg['teacher_config'])
+        if cfg.get('eps') == 0:  # newer versions of PyTorch refuse it
+            cfg['eps'] = 1e-5
     for value in cfg.values() if isinstance(cfg, dict) else cfg:
         if isinstance(value, (dict, list)):
             _adapt(value)
@@ -83,7 +101,7 @@ def layout(backbone: dict) -> dict[str, list[int]]:
                 module.eval()
                 outputs = module(torch.rand(1, 3, SIDE, SIDE))
             break
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, ValueError):
             if device == 'cpu':
                 raise
     outputs = [outputs] if isinstance(outputs, Tensor) else outputs
@@ -135,6 +153,13 @@ def batch(count: int = 2, side: int = SIDE, masks: bool = False, semantic: bool 
     return demo_mm_inputs(count, shapes, num_classes=2, num_items=boxes, with_mask=masks, with_semantic=semantic)
 
 
+def side_of_images(model: nn.Module) -> int:
+    """A side of the images in pixels that suffices for a detector."""
+    if type(getattr(model, 'neck', None)).__name__ == 'SSDNeck':
+        return 320  # six levels
+    return SIDE if getattr(model, 'num_queries', 0) < 900 else 256  # as many positions as queries
+
+
 def step_and_predict(config: str) -> None:
     """A training step and a prediction.
 
@@ -142,12 +167,14 @@ def step_and_predict(config: str) -> None:
         Exception: Whatever goes wrong.
     """
     torch.manual_seed(0)
+    for progress in ('epoch', 'iter'):  # what a runner tells the losses that warm up
+        MessageHub.get_current_instance().update_info(progress, 0)
     model = build(config)
     model.init_weights()
     inputs = dict(
-        side=SIDE if getattr(model, 'num_queries', 0) < 900 else 256,  # as many positions as queries
-        masks=bool(getattr(model, 'with_mask', False)),
-        semantic=bool(getattr(model, 'with_semantic', False)),
+        side=side_of_images(model),
+        masks=bool(getattr(model, 'with_mask', False)) or hasattr(model, 'panoptic_head'),
+        semantic=any(getattr(part, 'with_semantic', False) for part in (model, getattr(model, 'roi_head', None))),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     model.train()
