@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from .text import join_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,6 +168,8 @@ def _op_without_counterpart(module: str) -> str | None:
 def warn_of_missing_ops(model: nn.Module) -> None:
     """Warn, when a model is built, of the ops at whose first call it would stop."""
     from mmengine.logging import print_log
+
+    from .text import join_names
 
     for op, names in missing_ops(model).items():
         print_log(

@@ -342,7 +342,7 @@ def test_links_and_folders_of_the_same_name(source, tmp_path, capsys, load_tool)
 def test_an_unreadable_image_of_any_name_is_printed(source, tmp_path, capsys, load_tool):
     (source / 'cat' / 'a\udcff\nb.jpg').write_text('no')
     load_tool('dataset_converters/pack_images.py').main([str(source), str(tmp_path / 'pack')])
-    assert r'cat/a\udcff\nb.jpg: UnidentifiedImageError' in capsys.readouterr().out
+    assert r'cat/a\udcff\nb.jpg: ValueError: it is no image of a known format' in capsys.readouterr().out
 
 
 def test_a_killed_run_continues(tmp_path):

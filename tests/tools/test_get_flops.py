@@ -130,7 +130,8 @@ def test_command_line(scope, model, tmp_path, capsys):
     assert Config.fromfile(tmp_path / 'config.py').model.backbone.get('norm_eval') is None
 
 
-def test_wrong_shape_is_refused(capsys):
+def test_wrong_shape_is_refused(tmp_path, capsys):
+    (tmp_path / 'config.py').write_text('')
     with pytest.raises(SystemExit):
-        get_flops.main(['config.py', '--shape', '1', '2', '3'])
+        get_flops.main([str(tmp_path / 'config.py'), '--shape', '1', '2', '3'])
     assert '--shape takes a height and a width' in capsys.readouterr().err
