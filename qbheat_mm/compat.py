@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-
 if TYPE_CHECKING:
     from torch import nn
 
