@@ -99,21 +99,24 @@ def test_images_are_seen_as_the_configs_loader_reads_them(check, make_coco, tmp_
 
 @pytest.mark.parametrize('orientation', [3, 2, 4, 6, 5, 7])
 def test_an_orientation_that_the_loader_leaves_is_found_whatever_the_shape(check, make_coco, tmp_path, orientation):
-    """OpenCV does not turn WebP."""
     _, img_dir, content = make_coco()
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for kind, code, message in (
-        ('webp', 0, '1 of 4 sampled images are not rotated by their EXIF orientation in LoadImageFromFile'),
-        ('jpg', orientation >= 5, 'EXIF orientation' if orientation >= 5 else '1 of 4 sampled images are rotated by'),
+    content['images'][0]['file_name'] = 'turned.jpg'
+    Image.fromarray(pixels).save(img_dir / 'turned.jpg', exif=exif)
+    (tmp_path / 'annotations' / 'instances_train.json').write_text(json.dumps(content))
+    for color, code, message in (
+        (
+            'color_ignore_orientation',
+            0,
+            '1 of 4 sampled images are not rotated by their EXIF orientation in LoadImageFromFile',
+        ),
+        ('color', orientation >= 5, 'EXIF orientation' if orientation >= 5 else '1 of 4 sampled images are rotated by'),
     ):
-        content['images'][0]['file_name'] = f'turned.{kind}'
-        Image.fromarray(pixels).save(img_dir / f'turned.{kind}', exif=exif)
-        (tmp_path / 'annotations' / 'instances_train.json').write_text(json.dumps(content))
         config = tmp_path / 'config.py'
-        pipeline = [dict(type='LoadImageFromFile')]
+        pipeline = [dict(type='LoadImageFromFile', color_type=color)]
         Config(dict(train_dataloader=dict(dataset=coco_dataset(tmp_path, pipeline=pipeline)))).dump(config)
         found, text = check(config)
         assert found == code, text
