@@ -33,3 +33,13 @@ def reload(path: Path, format: str) -> tuple[Callable[[Tensor], Sequence[Tensor]
 def run_tool(tool: ModuleType, *arguments: object) -> float:
     """The difference that tools/deployment/export.py finds."""
     return tool.convert(tool.parse_args([str(each) for each in arguments]))[1]
+
+
+def check_refused(tool: ModuleType, arguments: Sequence[str], message: str, folder: Path) -> None:
+    """That a tool ends with this error, and leaves the folder as it was."""
+    before = sorted(folder.rglob('*'))
+    with pytest.raises(SystemExit) as raised:
+        tool.main(arguments)
+    assert message in str(raised.value)
+    assert str(raised.value).startswith('error: ')
+    assert sorted(folder.rglob('*')) == before

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.deployment import FORMATS, reload, run_tool
+from helpers.deployment import FORMATS, check_refused, reload, run_tool
 from helpers.models import ROOT, TINY_ARCH, frozen_classifier_config, qbheat_config, write_images
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
@@ -173,12 +173,7 @@ def test_broken_input_is_named_and_leaves_nothing(tool, classifier, tmp_path, ch
     arguments = [given.pop('config'), *([given.pop('checkpoint')] if 'checkpoint' in given else [])]
     for name, value in given.items():
         arguments += [f'--{name}', *([value] if value else [])]
-    before = sorted(tmp_path.rglob('*'))
-    with pytest.raises(SystemExit) as raised:
-        tool.main(arguments)
-    assert message in str(raised.value)
-    assert str(raised.value).startswith('error: ')
-    assert sorted(tmp_path.rglob('*')) == before
+    check_refused(tool, arguments, message, tmp_path)
     assert (tmp_path / 'file').read_text() == 'here before'
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from helpers.deployment import reload
+from helpers.deployment import check_refused, reload
 from helpers.models import write_images
 from torch import nn
 
@@ -154,12 +154,7 @@ def test_broken_input_is_named_and_leaves_nothing(tool, file, images, tmp_path, 
     arguments = [given.pop('file')]
     for name, value in given.items():
         arguments += [f'--{name}', value]
-    before = sorted(tmp_path.rglob('*'))
-    with pytest.raises(SystemExit) as raised:
-        tool.main(arguments)
-    assert message in str(raised.value)
-    assert str(raised.value).startswith('error: ')
-    assert sorted(tmp_path.rglob('*')) == before
+    check_refused(tool, arguments, message, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == '__main__':
     parse_args()  # before the imports below, which take seconds
 
+import qbheat_mm  # noqa: F401 before mmcv, which may need its patches
+
+# isort: split
 import json
 import sys
 import tempfile
@@ -35,8 +38,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-
-METADATA = 'qbheat_mm'
+from _runtime import METADATA, first_line
 
 
 def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
@@ -58,7 +60,7 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
         try:
             session = onnxruntime.InferenceSession(args.file, options, providers=['CPUExecutionProvider'])
         except Exception as error:  # of ONNX Runtime
-            raise ValueError(f'"{args.file}" cannot be loaded ({_first_line(error)}).') from error
+            raise ValueError(f'"{args.file}" cannot be loaded ({first_line(error)}).') from error
         metadata = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, '{}'))
         size = [args.size] * 2 if args.size else metadata.get('size')
         if not size:
@@ -68,7 +70,7 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
             for _ in range(args.rounds):
                 session.run(None, images)
         except Exception as error:  # of ONNX Runtime
-            reason = f'images of {size[0]} x {size[1]} ({_first_line(error)})'
+            reason = f'images of {size[0]} x {size[1]} ({first_line(error)})'
             raise ValueError(f'"{args.file}" does not run on {reason}.') from error
         events = json.loads(Path(session.end_profiling()).read_text())
     durations = defaultdict(list)
@@ -80,10 +82,6 @@ def profile(args: argparse.Namespace) -> dict[str, tuple[int, float]]:
         count, total = ops[op]
         ops[op] = count + 1, total + median(times)
     return dict(sorted(ops.items(), key=lambda item: -item[1][1]))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
